@@ -1,0 +1,59 @@
+// The linker as a function: a pipeline in, an image out.
+#pragma once
+
+#include "graph/call_graph.h"
+#include "graph/plan.h"
+#include "translator/instance.h"
+#include "translator/program.h"
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace ujit {
+
+struct LinkOptions {
+  std::string name = "pipeline";
+  PlanOptions plan;
+  std::vector<ProgArrayPolicy> policies; ///< by MapId; missing ones are guarded
+  std::string cpu = "native";  ///< "native", or an LLVM CPU name: a portable image
+  unsigned threads = 0;        ///< 0: as many as the machine has; never changes the output
+  bool debug_info = true;      ///< line = instruction, scope = program, inlined-at = edge
+  std::string save_temps;      ///< folder for the IR of each stage; empty: none
+  std::vector<std::string> disabled; ///< optimisations left out, by name (see optimisation_names())
+  /// Called on the calling thread as work proceeds: phase, done, total.
+  std::function<void(std::string_view phase, size_t done, size_t total)> progress;
+};
+
+struct PhaseTime {
+  std::string name;
+  double seconds = 0; ///< wall time
+};
+
+struct LinkStats {
+  std::vector<PhaseTime> phases;
+  uint64_t bytecode_insns = 0, ir_insns = 0, code_bytes = 0;
+  uint32_t partitions = 0;
+  uint32_t max_stack_bytes = 0; ///< worst chain of machine frames from an entry
+  std::vector<std::string> notes; ///< what the ladder by size did, what was dropped
+};
+
+struct Image {
+  std::vector<uint8_t> object; ///< relocatable x86-64 ELF, with a `.ujit` section that describes it (image.h)
+};
+
+struct LinkResult {
+  Image image;
+  CallGraph graph;
+  LinkPlan plan;
+  LinkStats stats;
+};
+
+/// Translates, plans, fuses, optimises, generates. The same input gives the same bytes for any number of
+/// threads. Errors: all that were found, sorted by program and instruction.
+Expected<LinkResult> link(const Pipeline &pipeline, const LinkOptions &options);
+
+/// Only the first half: the call graph.
+Expected<CallGraph> analyse(const Pipeline &pipeline, const LinkOptions &options);
+
+} // namespace ujit
