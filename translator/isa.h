@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace ujit {
 
@@ -44,7 +45,7 @@ enum class Op : uint8_t {
   ld_map,       ///< imm: MapId in canonical form
   ld_map_value, ///< imm: MapId, second slot's imm: byte offset into the map's (first) value
   ld_btf_id,    ///< imm: BTF id of a kernel variable: object form refuses it
-  ld_func,      ///< imm: slot distance to a subprogram, from the next slot... as in the kernel
+  ld_func,      ///< imm: slot distance to a subprogram, as for call_local (from the slot after the first)
   ld_map_idx, ld_map_idx_value, ///< fd_array forms: refused outside the loader
   // control flow
   ja,                                        ///< target by offset (width 16) or by imm (width 32)
@@ -59,9 +60,10 @@ enum class Op : uint8_t {
 
 enum class Operand : uint8_t { none, reg, imm };
 
-/// Which values a field may have. `any` means that the row's meaning of the field decides.
+/// Which values a field may have. `any`: the field is used, and its meaning decides; `zero`: reserved;
+/// `equals`: the field belongs to the opcode and selects the row.
 struct FieldRule {
-  enum Kind : uint8_t { any, zero, equals, one_of_sizes } kind = zero;
+  enum Kind : uint8_t { any, zero, equals } kind = zero;
   int32_t value = 0;
   friend bool operator==(const FieldRule &, const FieldRule &) = default;
 };
@@ -75,11 +77,18 @@ struct InsnRow {
   bool fetch;         ///< atomics: the old value is returned
   uint8_t version;    ///< first ISA version that has it (-mcpu=vN); 5 for what came after v4
   FieldRule dst, src, offset, imm; ///< `equals` fields select the row, the others are checked after
-  std::string_view mnemonic; ///< the pattern that printer and assembler share
+  /// The pattern that printer and assembler share. Literal but for: $d $s registers dst and src as rN,
+  /// $D $S as wN, $i imm, $o offset of a memory operand (" + 4"), $x offset as a number, $j $J distance of a
+  /// jump by offset or imm, $c distance of a call, $f of a function address, $h helper, $m map, $q 64-bit
+  /// immediate, $v imm of the second slot.
+  std::string_view mnemonic;
 };
 
 /// All rows, in opcode order.
 std::span<const InsnRow> isa_table();
+
+/// The rows that share an opcode byte: none, one, or those that src, offset or imm tell apart.
+std::span<const InsnRow> rows_of_opcode(uint8_t opcode);
 
 /// The row of an instruction, or null if no instruction has this opcode and these selecting fields.
 /// Constant time.
@@ -87,12 +96,23 @@ const InsnRow *find_row(const Insn &insn);
 
 inline bool is_wide(const Insn &i) { return i.opcode == 0x18; }
 
+/// The number that a wide instruction at slot `at` and its second slot hold together.
+inline uint64_t imm64(std::span<const Insn> insns, uint32_t at) {
+  return uint64_t(uint32_t(insns[at + 1].imm)) << 32 | uint32_t(insns[at].imm);
+}
+
+/// Slot of the subprogram that call_local and ld_func name (may lie outside of the program before
+/// check_program()).
+inline int64_t call_target(uint32_t at, const Insn &insn) { return int64_t(at) + insn.imm + 1; }
+
 /// Slot that a jump at slot `at` goes to (may lie outside of the program; check_program() refuses that).
 int64_t jump_target(uint32_t at, const Insn &insn, const InsnRow &row);
 
 bool is_conditional(Op op);   ///< jeq .. jset, may_goto
 bool is_atomic(Op op);        ///< atomic_*, load_acquire, store_release
 bool is_ld_imm64(Op op);      ///< all two-slot forms
+bool writes_dst(Op op);       ///< dst is a result (atomics with fetch write src, or r0 for cmpxchg)
+bool is_sink(Op op);          ///< control never reaches the next slot: ja, exit
 
 /// Decodes little-endian bytes. Errors: length not a multiple of 8.
 Expected<std::vector<Insn>> decode_bytes(std::span<const uint8_t> bytes);
@@ -101,8 +121,9 @@ Expected<std::vector<Insn>> decode_bytes(std::span<const uint8_t> bytes);
 std::string print_insn(std::span<const Insn> insns, uint32_t at);
 
 /// Checks what the instruction-set standard demands of a program: known rows, reserved fields zero,
-/// registers 0 to 10 and r10 not written, shift and division immediates, complete 64-bit immediates, jumps inside the
-/// same subprogram and not into the middle of an instruction, no falling off the end.
+/// registers 0 to 10 and r10 not written, shift and division immediates, complete 64-bit immediates, jumps
+/// inside the same subprogram and not into the middle of an instruction, calls of subprograms only, no
+/// falling off the end. Reports the first violation, with its slot; the caller adds file and program.
 /// `starts` are the first slots of the subprograms, sorted, beginning with 0.
 Error check_program(std::span<const Insn> insns, std::span<const uint32_t> starts);
 
