@@ -5,10 +5,12 @@
 #pragma once
 
 #include "graph/summary.h"
+#include "translator/error.h"
 #include "translator/program.h"
 
-#include <iosfwd>
 #include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
 namespace ujit {
@@ -21,17 +23,26 @@ enum class EdgeKind : uint8_t {
 };
 std::string_view name_of(EdgeKind kind);
 
-/// How the index of a site was found.
+/// How much is known of a site's (map, index) pairs: exactly one; a few; the index is computed at run time
+/// or the map is not known.
 enum class IndexClass : uint8_t { constant, few, dynamic };
 std::string_view name_of(IndexClass c);
 
+/// A dynamic index with more distinct targets than this is left to the prog array.
+constexpr size_t max_dispatch_targets = 8;
+
+/// One (site, map, slot). Two kinds of call name no slot: a dynamic index into an array with too many targets to
+/// list (or none: `any_slot`), and a map that is not known (`any_map`); their targets are those of
+/// `CallGraph::arrays`, which keeps the graph linear in its input where sites times slots is not.
 struct Edge {
   ProgId from{};
   uint32_t site = 0; ///< index into the caller's Summary::sites
-  MapId map{};
-  uint32_t slot = 0;
+  MapId map{};       ///< meaningless with any_map
+  uint32_t slot = 0; ///< meaningless with any_slot
   std::optional<ProgId> to; ///< none: the slot is empty or out of range, the call falls through
   EdgeKind kind = EdgeKind::guarded;
+  bool any_slot = false;
+  bool any_map = false; ///< implies any_slot
   auto operator<=>(const Edge &) const = default;
 };
 
@@ -40,8 +51,11 @@ struct Site {
   uint32_t site = 0;
   IndexClass index_class = IndexClass::dynamic;
   bool solved = false; ///< the index became known only by solving over the graph
-  /// Per target of the summary's site: map and resolved indices; empty `indices`: dynamic.
-  struct Target { std::optional<MapId> map; std::vector<uint64_t> indices; };
+  /// Per target of the summary's site: map and resolved indices, 32 bits each, sorted; empty `indices`: dynamic.
+  struct Target {
+    std::optional<MapId> map;
+    std::vector<uint64_t> indices;
+  };
   std::vector<Target> targets;
 };
 
@@ -49,25 +63,67 @@ struct Cycle {
   std::vector<ProgId> programs; ///< one strongly connected component (with an edge inside), sorted
 };
 
+/// A prog array as the link sees it.
+struct ProgArray {
+  MapId map{};
+  std::string name;
+  uint32_t max_entries = 0;
+  EdgeKind edges = EdgeKind::guarded;            ///< sealed, guarded or left
+  std::vector<std::pair<uint32_t, ProgId>> slots; ///< sorted by slot
+};
+
 struct CallGraph {
   std::vector<Summary> summaries; ///< by ProgId
-  std::vector<Site> sites;        ///< sorted by (from, site)
-  std::vector<Edge> edges;        ///< sorted; one per (site, map, slot)
-  std::vector<ProgId> entries;
-  std::vector<Cycle> cycles;
+  std::vector<Site> sites;        ///< sorted by (from, site): as in the summaries
+  std::vector<Edge> edges;        ///< sorted by (from, site, map, slot)
+  std::vector<ProgArray> arrays;  ///< sorted by map
+  std::vector<ProgId> entries;    ///< sorted
+  std::vector<Cycle> cycles;      ///< sorted by first program
   std::vector<bool> reachable;    ///< by ProgId, from the entries
-  /// Longest chain of tail calls from an entry; none where a cycle can be reached or a call is left.
-  std::optional<uint32_t> depth;  ///< longest chain in the condensation (a cycle counts once) is depth_acyclic
+  /// Longest chain of tail calls from an entry; none where a reachable program is on a cycle, or where a reachable
+  /// call is left to an array that is not sealed.
+  std::optional<uint32_t> depth;
+  /// The same over the condensation: a cycle counts as one program, calls that are left to unknown programs as none.
   uint32_t depth_acyclic = 0;
+  uint64_t steps = 0; ///< work done by the solver, in slots and edges looked at
+
+  std::vector<uint32_t> first_site; ///< by ProgId, one more at the end: sites of a program
+  std::vector<uint32_t> first_edge; ///< the same for edges
+
+  std::span<const Site> sites_of(ProgId p) const;
+  std::span<const Edge> edges_of(ProgId p) const;
+  /// The array of that map, or null.
+  const ProgArray *array_of(MapId map) const;
+  /// Programs that the call may reach: `to`, or the contents of the array(s); sorted, once each.
+  std::vector<ProgId> targets_of(const Edge &edge) const;
+  /// Programs that can run when `entry` is entered, itself included; sorted. Linear in the graph.
+  std::vector<ProgId> reachable_from(ProgId entry) const;
 };
+
+/// The figures that describe a graph, over all programs, reachable or not.
+struct GraphCounts {
+  uint32_t programs = 0, reachable = 0, entries = 0;
+  uint32_t sites = 0, constant = 0, few = 0, dynamic = 0; ///< tail-call sites by IndexClass
+  uint32_t solved = 0;     ///< sites that only the solution over the graph made constant or few
+  uint32_t edges = 0;      ///< distinct (caller, target) pairs; any_slot edges are not expanded
+  uint32_t misses = 0;     ///< edges to empty or missing slots
+  uint32_t left = 0;       ///< sites with a call that is left to the prog array
+  uint32_t called = 0;     ///< programs that are the target of an edge
+  uint32_t single_caller = 0; ///< of these, targets of exactly one program
+  std::vector<uint32_t> cycles; ///< programs in each cycle, in the order of CallGraph::cycles
+  uint32_t depth = 0;      ///< depth_acyclic: tail calls, a cycle counts as one program
+  uint64_t bytecode_insns = 0, ir_insns = 0;
+};
+GraphCounts count(const CallGraph &graph);
 
 /// What the manifest says about a prog array.
 struct ProgArrayPolicy {
-  EdgeKind edges = EdgeKind::guarded; ///< sealed or guarded (dispatched follows from the index)
+  EdgeKind edges = EdgeKind::guarded; ///< sealed, guarded or left (dispatched follows from the index)
 };
 
-/// Solves and builds. `policies` by MapId, missing ones are guarded. Work is linear in sites and edges (times the small constant lattice height).
-/// Errors: a slot that names a program of another type than its callers.
+/// Solves and builds. `summaries` and `policies` by MapId and ProgId; missing policies are guarded. Work is linear in
+/// sites and edges (times the small constant lattice height). Errors (input): a tail call through a map that is no prog array;
+/// a slot beyond the array, filled twice, or naming a program of another type than its callers.
 Expected<CallGraph> build_call_graph(const Pipeline &pipeline, std::vector<Summary> summaries,
                                      const std::vector<ProgArrayPolicy> &policies);
 

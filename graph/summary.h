@@ -6,6 +6,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,15 @@ struct StateSlot {
   uint32_t offset = 0;
   uint8_t size = 0;    ///< bytes: 1, 2, 4, 8
   auto operator<=>(const StateSlot &) const = default;
+};
+
+/// Bytes of state that something may have written.
+struct StateRange {
+  StateSlot::Region region = StateSlot::context;
+  MapId map{}; ///< scratch only
+  uint32_t offset = 0;
+  uint32_t size = 0; ///< bytes
+  auto operator<=>(const StateRange &) const = default;
 };
 
 /// What is known of a value at some point of a program.
@@ -46,8 +56,13 @@ struct TailCallSite {
     auto operator<=>(const Target &) const = default;
   };
   std::vector<Target> targets;
-  /// What the slots that matter hold when the call is made, sorted by slot. A slot that is not listed is unknown.
+  /// What the slots that matter hold when the call is made, sorted by slot. A wider slot also gives its parts
+  /// (little endian). A slot that is not listed is unknown, unless `clobbers` says otherwise.
   std::vector<std::pair<StateSlot, AbstractValue>> state;
+  /// All state bytes that may have been written on some path from the program's entry to this call, by stores
+  /// or by helpers. Where given, a slot that is neither listed in `state` nor touched by a clobbered range holds
+  /// what it held at entry: so a program need not know which slots its successors look at.
+  std::optional<std::vector<StateRange>> clobbers;
   std::string source; ///< "lb.c:212" from BTF line info, or empty
 };
 
