@@ -1,0 +1,102 @@
+// The manifest: what one link is made of and what may be taken as fixed. docs/manifest.md is its reference.
+#pragma once
+
+#include "graph/call_graph.h"
+#include "lto/yaml.h"
+#include "translator/program.h"
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ujit {
+
+/// A config constant in an object's read-only data. Exactly one of the two is set.
+struct ManifestConstant {
+  std::string name;
+  std::optional<uint64_t> fold; ///< compiled in; negative numbers as two's complement
+  std::optional<uint64_t> bind; ///< read from the instance; the value of the instance described here
+  Place place;
+};
+
+struct ManifestType {
+  std::string section;
+  ProgType type = ProgType::unspec;
+  Place place;
+};
+
+struct ManifestObject {
+  std::string path; ///< as written
+  std::string file; ///< resolved against the manifest's folder
+  std::vector<ManifestConstant> constants;
+  std::vector<ManifestType> types; ///< program types of sections whose name does not say it
+  Place place;
+};
+
+struct ManifestSlot {
+  uint32_t slot = 0;
+  std::string program;
+  Place place;
+};
+
+struct ManifestProgArray {
+  std::string map;
+  EdgeKind edges = EdgeKind::guarded; ///< sealed or guarded
+  std::vector<ManifestSlot> slots;    ///< beside those that the objects name; unique
+  Place place;
+};
+
+struct NamedPlace {
+  std::string name;
+  Place place;
+};
+
+/// Limits that fail a build when they are passed.
+struct ManifestGates {
+  std::optional<uint64_t> stack;         ///< bytes of machine stack, worst chain
+  std::optional<uint64_t> code_bytes;    ///< bytes of machine code
+  std::optional<uint64_t> unfused_edges; ///< edges that are left, of reachable programs
+};
+
+/// One route that bpf_fib_lookup answers from in the embedded kernel.
+struct ManifestRoute {
+  std::array<uint8_t, 16> prefix{}; ///< network order; IPv4 in the first four bytes
+  bool v6 = false;
+  uint8_t length = 0; ///< bits of the prefix
+  uint32_t ifindex = 0;
+  std::array<uint8_t, 6> dmac{}, smac{};
+  Place place;
+};
+
+struct Manifest {
+  std::string file; ///< where it was read from
+  std::string name = "pipeline";
+  std::vector<ManifestObject> objects;
+  std::vector<NamedPlace> entries; ///< empty: every program that no slot names
+  std::vector<ManifestProgArray> prog_arrays;
+  std::vector<NamedPlace> scratch_maps;
+  std::string cpu = "native";
+  std::string kernel = "running";
+  ManifestGates gates;
+  std::vector<ManifestRoute> fib;
+  std::string seed; ///< resolved path of a map dump (JSON) that run, check and bench start from; or empty
+};
+
+/// Checks and takes over a manifest's text. `file` is for messages and to resolve relative paths. Errors
+/// (input): every one that was found, with line and column; an unknown key is named with the nearest known
+/// one.
+Expected<Manifest> parse_manifest(std::string_view text, const std::string &file);
+
+/// The same from a file. Errors: also an unreadable file.
+Expected<Manifest> read_manifest(const std::string &file);
+
+/// The candidate with the smallest edit distance to `word`, or an empty string where none is near.
+std::string nearest(std::string_view word, const std::vector<std::string> &candidates);
+
+/// `file: line N, column M: message` as an input error, for checks that follow parsing.
+LinkError manifest_error(const Manifest &manifest, Place place, std::string message);
+
+} // namespace ujit
