@@ -120,11 +120,15 @@ Expected<std::vector<Insn>> decode_bytes(std::span<const uint8_t> bytes);
 /// One instruction in assembler syntax; `insns` gives the second half of a wide one.
 std::string print_insn(std::span<const Insn> insns, uint32_t at);
 
+/// The standard defines division by an immediate 0 and masks immediate shifts; the kernel refuses both.
+enum class ImmediateRules : uint8_t { kernel, standard };
+
 /// Checks what the instruction-set standard demands of a program: known rows, reserved fields zero,
 /// registers 0 to 10 and r10 not written, shift and division immediates, complete 64-bit immediates, jumps
 /// inside the same subprogram and not into the middle of an instruction, calls of subprograms only, no
 /// falling off the end. Reports the first violation, with its slot; the caller adds file and program.
 /// `starts` are the first slots of the subprograms, sorted, beginning with 0.
-Error check_program(std::span<const Insn> insns, std::span<const uint32_t> starts);
+Error check_program(std::span<const Insn> insns, std::span<const uint32_t> starts,
+                    ImmediateRules rules = ImmediateRules::kernel);
 
 } // namespace ujit

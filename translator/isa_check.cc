@@ -38,7 +38,7 @@ Error unknown_insn(uint32_t at, const Insn &insn) {
   return refuse(at, formatv("opcode {0:x2} has no form with these fields", insn.opcode));
 }
 
-Error check_fields(uint32_t at, const Insn &insn, const InsnRow &row) {
+Error check_fields(uint32_t at, const Insn &insn, const InsnRow &row, ImmediateRules rules) {
   auto reserved = [&](const char *field, FieldRule rule, int32_t value) -> Error {
     if (rule.kind != FieldRule::zero || value == 0)
       return Error::success();
@@ -60,7 +60,7 @@ Error check_fields(uint32_t at, const Insn &insn, const InsnRow &row) {
   if ((writes_dst(row.op) && insn.dst == 10) || (returns_in_src && insn.src == 10))
     return refuse(at, "r10, the frame pointer, is read-only");
 
-  if (row.source != Operand::imm)
+  if (row.source != Operand::imm || rules == ImmediateRules::standard)
     return Error::success();
   switch (row.op) {
   case Op::div:
@@ -109,7 +109,7 @@ Error check_starts(std::span<const Insn> insns, std::span<const uint32_t> starts
 
 } // namespace
 
-Error check_program(std::span<const Insn> insns, std::span<const uint32_t> starts) {
+Error check_program(std::span<const Insn> insns, std::span<const uint32_t> starts, ImmediateRules rules) {
   if (Error e = check_starts(insns, starts))
     return e;
 
@@ -128,7 +128,7 @@ Error check_program(std::span<const Insn> insns, std::span<const uint32_t> start
       const InsnRow *row = find_row(insns[at]);
       if (!row)
         return unknown_insn(at, insns[at]);
-      if (Error e = check_fields(at, insns[at], *row))
+      if (Error e = check_fields(at, insns[at], *row, rules))
         return e;
       last = row->op;
       last_at = at;
