@@ -1,0 +1,36 @@
+# make        build build/ujit-lto
+# make demo   install what is missing, build, and fuse, run and check the example datapath
+# make check  build and run every test; the last line is "N passed, N failed, N skipped"
+# make deps   install the Debian packages that a build needs (as root, or by sudo)
+
+BUILD := build
+PACKAGES := g++ cmake ninja-build ccache pkg-config llvm-19-dev clang-19 libbpf-dev libelf-dev libtbb-dev \
+            libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev graphviz
+
+.PHONY: all demo check deps clean
+
+all: $(BUILD)/build.ninja
+	@cmake --build $(BUILD)
+
+$(BUILD)/build.ninja: CMakeLists.txt CMakePresets.json
+	@cmake --preset release
+
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@configs/demo.sh $(abspath $(BUILD)/ujit-lto)
+
+check: all
+	@tests/check.sh $(BUILD)
+
+deps:
+	@missing=; for p in $(PACKAGES); do \
+	   dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || missing="$$missing $$p"; \
+	 done; \
+	 [ -z "$$missing" ] && exit 0; \
+	 echo "installing:$$missing"; \
+	 if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else \
+	   echo "not root and no sudo: please install these packages" >&2; exit 1; fi; \
+	 $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
+clean:
+	@rm -rf $(BUILD)

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Runs all tests of build folder $1 and sums up: failures with their output, skipped tests with their reasons,
+# and as the last line `N passed, N failed, N skipped`. Exit code 1 if one failed or none ran.
+build=$1
+results=$build/tests.xml
+rm -f "$results"
+ctest --test-dir "$build" -j "$(nproc)" --timeout 600 --output-on-failure --output-junit tests.xml \
+      --quiet >"$build/tests.log" 2>&1
+status=$?
+[ -f "$results" ] || { cat "$build/tests.log"; echo "0 passed, 1 failed, 0 skipped"; exit 1; }
+
+awk -v status="$status" '
+  function text(s) { gsub(/&lt;/, "<", s); gsub(/&gt;/, ">", s); gsub(/&quot;/, "\"", s); gsub(/&amp;/, "\\&", s); return s }
+  /<testcase / {
+    name = $0; sub(/.*<testcase name="/, "", name); sub(/".*/, "", name); name = text(name)
+    state = $0; sub(/.* status="/, "", state); sub(/".*/, "", state)
+    output = ""; inside = 0
+  }
+  /<system-out>/ { inside = 1; sub(/.*<system-out>/, "") }
+  inside {
+    line = $0; ends = sub(/<\/system-out>.*/, "", line)
+    output = output text(line) "\n"
+    if (ends) inside = 0
+  }
+  /<\/testcase>/ {
+    if (state == "run") passed++
+    else if (state == "fail") { failed++; printf "FAILED  %s\n%s\n", name, output }
+    else {
+      skipped++
+      n = split(output, lines, "\n"); reason = "no reason given"
+      for (i = 1; i <= n; i++) {
+        if (lines[i] ~ /^SKIP: /) reason = substr(lines[i], 7)
+        else if (lines[i] ~ /: Skipped$/ && lines[i + 1] != "") reason = lines[i + 1]
+      }
+      reasons[reason]++; example[reason] = name
+    }
+  }
+  END {
+    for (r in reasons) printf "skipped %d (%s%s): %s\n", reasons[r], example[r], reasons[r] > 1 ? ", ..." : "", r
+    printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
+    exit failed > 0 || passed == 0 || (status != 0 && failed == 0)
+  }' "$results"
