@@ -158,7 +158,7 @@ std::string print_map_seeds(std::span<const MapSeed> seeds) {
     j.attributeArray("maps", [&] {
       for (const MapSeed &seed : seeds)
         j.object([&] {
-          j.attribute("name", seed.map);
+          j.attribute("name", json::fixUTF8(seed.map));
           j.attributeArray("entries", [&] {
             for (const MapEntry &entry : seed.entries)
               j.object([&] {

@@ -1,0 +1,235 @@
+#include "kernel-iface/linux/maps.h"
+
+#include "kernel-iface/linux/capabilities.h"
+#include "kernel-iface/linux/load.h"
+
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/Support/FormatVariadic.h"
+
+#include <bpf/bpf.h>
+#include <linux/bpf.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace ujit {
+
+using llvm::formatv;
+
+LinkError bpf_error(int error, const std::string &what) {
+  LinkError out = unsupported(formatv("{0}: {1}", what, std::strerror(error)).str());
+  if (error == EPERM)
+    out.note("bpf() is not allowed here: " + bpf_refusal_reason())
+        .with_hint("run as root, and see `ujit-lto doctor`");
+  return out;
+}
+
+bool is_per_cpu(MapType type) {
+  return type == MapType::percpu_array || type == MapType::percpu_hash || type == MapType::lru_percpu_hash;
+}
+
+bool has_contents(const Map &map) {
+  switch (map.type) {
+  case MapType::hash:
+  case MapType::array:
+  case MapType::percpu_hash:
+  case MapType::percpu_array:
+  case MapType::lru_hash:
+  case MapType::lru_percpu_hash:
+  case MapType::lpm_trie:
+  case MapType::devmap:
+  case MapType::devmap_hash:
+  case MapType::cpumap: return !map.is_template;
+  default: return false;
+  }
+}
+
+std::string kernel_object_name(std::string_view name) {
+  std::string out(name.substr(0, BPF_OBJ_NAME_LEN - 1));
+  for (char &c : out)
+    if (!llvm::isAlnum(c) && c != '_' && c != '.')
+      c = '_';
+  return out;
+}
+
+namespace {
+
+std::string describe(const Map &map) {
+  return formatv("map '{0}' ({1}, key {2}, value {3}, {4} entries, flags {5:x})", map.name, name_of(map.type),
+                 map.key_size, map.value_size, map.max_entries, map.flags)
+      .str();
+}
+
+Expected<Fd> create_map(const Map &map, int inner_fd) {
+  LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = map.flags);
+  if (inner_fd >= 0)
+    options.inner_map_fd = inner_fd;
+  // Together with freezing this is what lets the verifier take the contents as constants.
+  if (map.is_data() && map.frozen)
+    options.map_flags |= BPF_F_RDONLY_PROG;
+  uint32_t max_entries = map.max_entries;
+  // Object files leave the size of event arrays to the loader.
+  if (map.type == MapType::perf_event_array && max_entries == 0)
+    max_entries = possible_cpus();
+  Fd fd(bpf_map_create(static_cast<bpf_map_type>(map.type), kernel_object_name(map.name).c_str(),
+                       map.key_size, map.value_size, max_entries, &options));
+  if (!fd)
+    return bpf_error(errno, "the kernel cannot create " + describe(map)).error();
+  return fd;
+}
+
+/// The value of key 0, as this instance has it.
+Expected<std::vector<uint8_t>> data_contents(const Map &map) {
+  std::vector<uint8_t> bytes = map.contents;
+  if (bytes.size() != map.value_size)
+    return input_error(formatv("map '{0}' has {1} bytes of contents for a value of {2}", map.name,
+                               bytes.size(), map.value_size))
+        .error();
+  for (const BoundConstant &constant : map.bound) {
+    if (constant.size > sizeof constant.value || constant.offset > bytes.size() ||
+        constant.size > bytes.size() - constant.offset)
+      return input_error(formatv("constant '{0}' lies outside of map '{1}'", constant.name, map.name))
+          .error();
+    std::memcpy(bytes.data() + constant.offset, &constant.value, constant.size);
+  }
+  return bytes;
+}
+
+bool valid(const Pipeline &pipeline, MapId id) { return index(id) < pipeline.maps.size(); }
+
+/// Creates an outer map with the shape of its inner ones, and fills its slots.
+Expected<Fd> create_outer_map(const Pipeline &pipeline, const Map &map, const std::vector<Fd> &made) {
+  if (!map.inner || !valid(pipeline, *map.inner))
+    return input_error(formatv("map '{0}' does not say what its inner maps look like", map.name)).error();
+  const Map &inner = pipeline[*map.inner];
+  if (inner.inner)
+    return input_error(formatv("map '{0}': maps in maps nest only once", map.name)).error();
+  Fd shape; // lives as long as the creation: the kernel copies what it needs
+  int inner_fd = made[index(*map.inner)].get();
+  if (inner_fd < 0) {
+    Expected<Fd> fd = create_map(inner, -1);
+    if (!fd)
+      return fd.takeError();
+    shape = std::move(*fd);
+    inner_fd = shape.get();
+  }
+  Expected<Fd> outer = create_map(map, inner_fd);
+  if (!outer)
+    return outer.takeError();
+  for (auto [slot, id] : map.inner_slots) {
+    if (!valid(pipeline, id) || !made[index(id)])
+      return input_error(formatv("slot {0} of map '{1}' names no map that exists", slot, map.name)).error();
+    if (map.key_size != sizeof slot)
+      return input_error(formatv("map '{0}': initial inner maps need keys of 4 bytes", map.name)).error();
+    int fd = made[index(id)].get();
+    if (bpf_map_update_elem(outer->get(), &slot, &fd, BPF_ANY) != 0)
+      return bpf_error(errno, formatv("slot {0} of {1} does not take {2}", slot, describe(map),
+                                      describe(pipeline[id])))
+          .error();
+  }
+  return outer;
+}
+
+/// Bytes that the kernel moves for one value: the value itself, or one rounded up to 8 for each CPU.
+struct ValueLayout {
+  explicit ValueLayout(const Map &map)
+      : size(map.value_size), copies(is_per_cpu(map.type) ? possible_cpus() : 1),
+        stride(is_per_cpu(map.type) ? (map.value_size + 7) / 8 * 8 : map.value_size) {}
+  size_t size, copies, stride;
+};
+
+Error no_contents(const Map &map) {
+  return unsupported(formatv("entries of map '{0}' ({1}) cannot be read or written as bytes", map.name,
+                             name_of(map.type)))
+      .error();
+}
+
+} // namespace
+
+Expected<std::vector<Fd>> create_maps(const Pipeline &pipeline) {
+  std::vector<Fd> made(pipeline.maps.size());
+  for (size_t i = 0; i < made.size(); i++) {
+    const Map &map = pipeline.maps[i];
+    if (map.is_template || map.inner)
+      continue;
+    Expected<Fd> fd = create_map(map, -1);
+    if (!fd)
+      return fd.takeError();
+    made[i] = std::move(*fd);
+    if (!map.is_data())
+      continue;
+    Expected<std::vector<uint8_t>> bytes = data_contents(map);
+    if (!bytes)
+      return bytes.takeError();
+    uint32_t key = 0;
+    if (bpf_map_update_elem(made[i].get(), &key, bytes->data(), BPF_ANY) != 0)
+      return bpf_error(errno, "contents of " + describe(map)).error();
+  }
+  // Inner maps exist from here on.
+  for (size_t i = 0; i < made.size(); i++) {
+    const Map &map = pipeline.maps[i];
+    if (map.is_template || !map.inner)
+      continue;
+    Expected<Fd> fd = create_outer_map(pipeline, map, made);
+    if (!fd)
+      return fd.takeError();
+    made[i] = std::move(*fd);
+  }
+  return made;
+}
+
+Expected<MapContents> read_map(const Map &map, int fd) {
+  if (!has_contents(map))
+    return no_contents(map);
+  ValueLayout layout(map);
+  std::vector<uint8_t> key(map.key_size), next(map.key_size), buffer(layout.stride * layout.copies);
+  MapContents out;
+  const void *previous = nullptr;
+  while (bpf_map_get_next_key(fd, previous, next.data()) == 0) {
+    key = next;
+    previous = key.data();
+    if (bpf_map_lookup_elem(fd, key.data(), buffer.data()) != 0) {
+      if (errno == ENOENT) // empty devmap and cpumap slots have keys too
+        continue;
+      return bpf_error(errno, "reading " + describe(map)).error();
+    }
+    MapEntry entry{key, {}};
+    for (size_t cpu = 0; cpu < layout.copies; cpu++) {
+      auto at = buffer.begin() + cpu * layout.stride;
+      entry.values.emplace_back(at, at + layout.size);
+    }
+    out.push_back(std::move(entry));
+  }
+  if (errno != ENOENT)
+    return bpf_error(errno, "walking " + describe(map)).error();
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+Error write_map(const Map &map, int fd, const MapContents &entries) {
+  if (!has_contents(map))
+    return no_contents(map);
+  ValueLayout layout(map);
+  std::vector<uint8_t> buffer(layout.stride * layout.copies);
+  for (const MapEntry &entry : entries) {
+    auto refuse = [&](const llvm::Twine &what) {
+      return input_error(formatv("map '{0}': key {1}: {2}", map.name, to_hex(entry.key), what.str())).error();
+    };
+    if (entry.key.size() != map.key_size)
+      return refuse(formatv("{0} bytes of key, where the map has {1}", entry.key.size(), map.key_size));
+    if (entry.values.size() != 1 && entry.values.size() != layout.copies)
+      return refuse(formatv("{0} values, where 1 or {1} are possible", entry.values.size(), layout.copies));
+    for (size_t cpu = 0; cpu < layout.copies; cpu++) {
+      const std::vector<uint8_t> &value = entry.values[entry.values.size() == 1 ? 0 : cpu];
+      if (value.size() != layout.size)
+        return refuse(formatv("{0} bytes of value, where the map has {1}", value.size(), layout.size));
+      std::copy(value.begin(), value.end(), buffer.begin() + cpu * layout.stride);
+    }
+    if (bpf_map_update_elem(fd, entry.key.data(), buffer.data(), BPF_ANY) != 0)
+      return bpf_error(errno, formatv("key {0} of {1}", to_hex(entry.key), describe(map))).error();
+  }
+  return Error::success();
+}
+
+} // namespace ujit

@@ -1,0 +1,29 @@
+// Maps of a pipeline as kernel objects: how each is created, and how its entries go in and out.
+#pragma once
+
+#include "kernel-iface/linux/fd.h"
+#include "translator/map_contents.h"
+#include "translator/program.h"
+
+#include <string>
+#include <vector>
+
+namespace ujit {
+
+bool is_per_cpu(MapType type);
+
+/// A name that the kernel takes: at most 15 letters, digits, '_' and '.'.
+std::string kernel_object_name(std::string_view name);
+
+/// Creates every map of the pipeline (by MapId; none for templates), writes data contents with bound
+/// constants laid over, and puts inner maps into their slots. Nothing is frozen yet.
+Expected<std::vector<Fd>> create_maps(const Pipeline &pipeline);
+
+/// See LoadedPipeline::read() and write().
+Expected<MapContents> read_map(const Map &map, int fd);
+Error write_map(const Map &map, int fd, const MapContents &entries);
+
+/// The error for a bpf() call that failed with `error`: says why where privileges are the cause.
+LinkError bpf_error(int error, const std::string &what);
+
+} // namespace ujit
