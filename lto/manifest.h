@@ -93,6 +93,13 @@ Expected<Manifest> parse_manifest(std::string_view text, const std::string &file
 /// The same from a file. Errors: also an unreadable file.
 Expected<Manifest> read_manifest(const std::string &file);
 
+/// A manifest's text, one that parse_manifest() reads back to the same; paths are printed as `path` and
+/// `seed` have them.
+std::string print_manifest(const Manifest &manifest);
+
+/// A name as YAML: quoted where it would not be read back as it is.
+std::string yaml_quoted(std::string_view text);
+
 /// The candidate with the smallest edit distance to `word`, or an empty string where none is near.
 std::string nearest(std::string_view word, const std::vector<std::string> &candidates);
 

@@ -78,6 +78,20 @@ TEST(Manifest, ReadsEveryField) {
   EXPECT_EQ(m->seed, "dir/maps.json");
 }
 
+TEST(Manifest, PrintedTextReadsBack) {
+  auto first = parse_manifest(full, "m.ujit.yaml");
+  ASSERT_TRUE(bool(first)) << llvm::toString(first.takeError());
+  first->objects[1].path = "a b \"c\".o";
+  const std::string text = print_manifest(*first);
+  auto second = parse_manifest(text, "m.ujit.yaml");
+  ASSERT_TRUE(bool(second)) << text << llvm::toString(second.takeError());
+  EXPECT_EQ(print_manifest(*second), text);
+  EXPECT_EQ(second->objects[1].path, "a b \"c\".o");
+  EXPECT_EQ(second->objects[0].constants[1].fold, ~uint64_t(1));
+  EXPECT_EQ(second->fib[1].prefix, first->fib[1].prefix);
+  EXPECT_EQ(second->gates.unfused_edges, 0u);
+}
+
 TEST(Manifest, NamesUnknownKeyAndNearest) {
   EXPECT_EQ(error_with("entrys: [ a ]\n"), "m.ujit.yaml: line 3, column 1: unknown key 'entrys' in the "
                                            "manifest\n>>> hint: did you mean 'entries'?");

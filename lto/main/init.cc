@@ -1,0 +1,58 @@
+// init: a first manifest for bare objects.
+#include "lto/main/command.h"
+
+#include "lto/init.h"
+
+#include "llvm/ADT/StringRef.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/Path.h"
+
+#include <memory>
+
+namespace ujit {
+
+namespace {
+
+/// "edge_lb.bpf.o" -> "edge_lb".
+std::string pipeline_name(llvm::StringRef path) {
+  llvm::StringRef name = llvm::sys::path::filename(path);
+  name.consume_back(".o");
+  name.consume_back(".bpf");
+  return name.empty() ? "pipeline" : name.str();
+}
+
+Expected<int> write_first_manifest(const std::vector<std::string> &paths, const std::string &output,
+                                   bool force) {
+  std::vector<Object> objects;
+  std::vector<Error> errors;
+  for (const std::string &path : paths) {
+    Expected<Object> o = read_object_file(path);
+    if (o)
+      objects.push_back(std::move(*o));
+    else
+      errors.push_back(o.takeError());
+  }
+  if (Error e = join_sorted(std::move(errors)))
+    return e;
+  if (!output.empty() && output != "-" && !force && llvm::sys::fs::exists(output))
+    return input_error("exists already").in_file(output).with_hint("--force replaces it").error();
+  if (Error e = put_text(output, first_manifest(objects, pipeline_name(paths.front()))))
+    return e;
+  return exit_done;
+}
+
+} // namespace
+
+void add_init(CLI::App &app, Action &action) {
+  auto objects = std::make_shared<std::vector<std::string>>();
+  auto output = std::make_shared<std::string>();
+  auto force = std::make_shared<bool>(false);
+  CLI::App *command = app.add_subcommand("init", "Write a first manifest for eBPF objects");
+  command->add_option("OBJECTS", *objects, "eBPF ELF objects")->required();
+  command->add_option("-o,--output", *output, "The manifest (default: standard output)");
+  command->add_flag("--force", *force, "Replace an existing manifest");
+  command->callback(
+      [=, &action] { action = [=] { return write_first_manifest(*objects, *output, *force); }; });
+}
+
+} // namespace ujit

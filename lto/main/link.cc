@@ -1,0 +1,88 @@
+// link: fuse, write the image or the bundle, print the report, hold the gates.
+#include "lto/main/command.h"
+
+#include "lto/bundle.h"
+#include "lto/load.h"
+#include "lto/output_file.h"
+#include "lto/report.h"
+
+#include "llvm/Support/raw_ostream.h"
+
+#include <memory>
+
+namespace ujit {
+
+namespace {
+
+struct LinkCommand {
+  std::string manifest, output, save_temps;
+  std::vector<std::string> disabled;
+  unsigned threads = 0;
+  bool bundle = false, json = false, stats = false, no_debug = false;
+
+  Expected<int> run() const;
+};
+
+Expected<int> LinkCommand::run() const {
+  Expected<Manifest> m = read_manifest(manifest);
+  if (!m)
+    return m.takeError();
+  Expected<Pipeline> pipeline = load_pipeline(*m);
+  if (!pipeline)
+    return pipeline.takeError();
+  Expected<LinkOptions> options = link_options(*m, *pipeline);
+  if (!options)
+    return options.takeError();
+  options->threads = threads;
+  options->save_temps = save_temps;
+  options->disabled = disabled;
+  options->debug_info = !no_debug;
+  options->progress = progress_line();
+
+  Expected<LinkResult> result = link(*pipeline, *options);
+  if (!result)
+    return result.takeError();
+  const LinkReport report = make_report(*pipeline, *result, m->name);
+
+  // The report comes first: it is what tells how far beyond a gate the build is.
+  std::string text;
+  llvm::raw_string_ostream os(text);
+  if (json)
+    print_report_json(report, stats, os);
+  else
+    print_report(report, stats, os);
+  if (Error e = put_text({}, text))
+    return e;
+  if (Error e = check_gates(report, m->gates, m->file))
+    return e;
+
+  const std::string path = !output.empty() ? output : m->name + (bundle ? ".ujit" : ".ujit.o");
+  if (Error e = bundle ? write_bundle(path, *m, *pipeline, *result, report)
+                       : write_file(path, result->image.object))
+    return e;
+  return exit_done;
+}
+
+} // namespace
+
+void add_link(CLI::App &app, Action &action) {
+  auto c = std::make_shared<LinkCommand>();
+  CLI::App *command = app.add_subcommand("link", "Fuse the programs of a manifest into one native image");
+  command->add_option("MANIFEST", c->manifest, "The manifest, *.ujit.yaml")->required();
+  command->add_option("-o,--output", c->output,
+                      "Image (default NAME.ujit.o), or folder of the bundle (default NAME.ujit)");
+  command->add_flag("--bundle", c->bundle,
+                    "Write a folder with objects, manifest, image, plan, graph and report");
+  command
+      ->add_option("--threads", c->threads, "Threads; 0: as many as there are CPUs. Never changes the output")
+      ->check(CLI::Range(0, 1024));
+  command->add_option("--no-opt", c->disabled, "Leave an optimisation out (repeatable)")
+      ->allow_extra_args(false);
+  command->add_flag("--no-debug", c->no_debug, "Without debug information; the code is the same");
+  command->add_option("--save-temps", c->save_temps, "Folder for the IR of each stage");
+  command->add_flag("--stats", c->stats, "Report the time of each phase as well");
+  command->add_flag("--json", c->json, "Print the report as JSON");
+  command->callback([=, &action] { action = [=] { return c->run(); }; });
+}
+
+} // namespace ujit

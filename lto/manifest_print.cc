@@ -1,0 +1,102 @@
+#include "lto/manifest.h"
+
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/YAMLParser.h"
+#include "llvm/Support/raw_ostream.h"
+
+#include <arpa/inet.h>
+
+#include <algorithm>
+
+namespace ujit {
+
+namespace {
+
+using llvm::formatv;
+
+void print_names(llvm::raw_ostream &os, const char *key, const std::vector<NamedPlace> &names) {
+  if (names.empty())
+    return;
+  os << key << ": [ ";
+  llvm::interleaveComma(names, os, [&](const NamedPlace &n) { os << yaml_quoted(n.name); });
+  os << " ]\n";
+}
+
+void print_object(llvm::raw_ostream &os, const ManifestObject &o) {
+  os << "  - path: " << yaml_quoted(o.path) << '\n';
+  if (!o.constants.empty())
+    os << "    constants:\n";
+  for (const ManifestConstant &c : o.constants)
+    os << formatv("      - {{ name: {0}, {1}: {2:x} }\n", yaml_quoted(c.name), c.fold ? "fold" : "bind",
+                  c.fold ? *c.fold : c.bind.value_or(0));
+  if (!o.types.empty())
+    os << "    types:\n";
+  for (const ManifestType &t : o.types)
+    os << formatv("      - {{ section: {0}, type: {1} }\n", yaml_quoted(t.section), name_of(t.type));
+}
+
+void print_prog_array(llvm::raw_ostream &os, const ManifestProgArray &a) {
+  os << formatv("  - map: {0}\n    edges: {1}\n", yaml_quoted(a.map),
+                a.edges == EdgeKind::sealed ? "sealed" : "guarded");
+  if (!a.slots.empty())
+    os << "    slots:\n";
+  for (const ManifestSlot &s : a.slots)
+    os << formatv("      - {{ slot: {0}, program: {1} }\n", s.slot, yaml_quoted(s.program));
+}
+
+std::string mac_text(const std::array<uint8_t, 6> &mac) {
+  return formatv("\"{0:x-2}:{1:x-2}:{2:x-2}:{3:x-2}:{4:x-2}:{5:x-2}\"", mac[0], mac[1], mac[2], mac[3],
+                 mac[4], mac[5]);
+}
+
+void print_route(llvm::raw_ostream &os, const ManifestRoute &r) {
+  char address[INET6_ADDRSTRLEN] = {};
+  inet_ntop(r.v6 ? AF_INET6 : AF_INET, r.prefix.data(), address, sizeof address);
+  os << formatv("  - {{ prefix: \"{0}/{1}\", ifindex: {2}, dmac: {3}, smac: {4} }\n", address,
+                unsigned(r.length), r.ifindex, mac_text(r.dmac), mac_text(r.smac));
+}
+
+} // namespace
+
+std::string yaml_quoted(std::string_view text) {
+  const bool plain = !text.empty() && !llvm::isDigit(text[0]) && text[0] != '-' && text[0] != '.' &&
+                     std::all_of(text.begin(), text.end(), [](char c) {
+                       return llvm::isAlnum(c) || c == '_' || c == '.' || c == '-' || c == '/';
+                     });
+  return plain ? std::string(text) : '"' + llvm::yaml::escape(text) + '"';
+}
+
+std::string print_manifest(const Manifest &m) {
+  std::string out;
+  llvm::raw_string_ostream os(out);
+  os << "ujit-lto: 1\nname: " << yaml_quoted(m.name) << "\nobjects:\n";
+  for (const ManifestObject &o : m.objects)
+    print_object(os, o);
+  print_names(os, "entries", m.entries);
+  if (!m.prog_arrays.empty())
+    os << "prog-arrays:\n";
+  for (const ManifestProgArray &a : m.prog_arrays)
+    print_prog_array(os, a);
+  print_names(os, "scratch-maps", m.scratch_maps);
+  os << formatv("target: {{ cpu: {0}, kernel: {1} }\n", yaml_quoted(m.cpu), yaml_quoted(m.kernel));
+  std::vector<std::string> gates;
+  auto gate = [&](const char *name, const std::optional<uint64_t> &limit) {
+    if (limit)
+      gates.push_back(formatv("{0}: {1}", name, *limit));
+  };
+  gate("stack", m.gates.stack);
+  gate("code-bytes", m.gates.code_bytes);
+  gate("unfused-edges", m.gates.unfused_edges);
+  if (!gates.empty())
+    os << "gates: { " << llvm::join(gates, ", ") << " }\n";
+  if (!m.fib.empty())
+    os << "fib:\n";
+  for (const ManifestRoute &r : m.fib)
+    print_route(os, r);
+  if (!m.seed.empty())
+    os << "seed: " << yaml_quoted(m.seed) << '\n';
+  return out;
+}
+
+} // namespace ujit
