@@ -31,14 +31,14 @@ std::string_view name_of(IndexClass c);
 /// A dynamic index with more distinct targets than this is left to the prog array.
 constexpr size_t max_dispatch_targets = 8;
 
-/// One (site, map, slot). Two kinds of call name no slot: a dynamic index into an array with too many targets to
-/// list (or none: `any_slot`), and a map that is not known (`any_map`); their targets are those of
+/// One (site, map, slot). Two kinds of call name no slot: a dynamic index into an array with too many targets
+/// to list (or none: `any_slot`), and a map that is not known (`any_map`); their targets are those of
 /// `CallGraph::arrays`, which keeps the graph linear in its input where sites times slots is not.
 struct Edge {
   ProgId from{};
-  uint32_t site = 0; ///< index into the caller's Summary::sites
-  MapId map{};       ///< meaningless with any_map
-  uint32_t slot = 0; ///< meaningless with any_slot
+  uint32_t site = 0;        ///< index into the caller's Summary::sites
+  MapId map{};              ///< meaningless with any_map
+  uint32_t slot = 0;        ///< meaningless with any_slot
   std::optional<ProgId> to; ///< none: the slot is empty or out of range, the call falls through
   EdgeKind kind = EdgeKind::guarded;
   bool any_slot = false;
@@ -51,7 +51,8 @@ struct Site {
   uint32_t site = 0;
   IndexClass index_class = IndexClass::dynamic;
   bool solved = false; ///< the index became known only by solving over the graph
-  /// Per target of the summary's site: map and resolved indices, 32 bits each, sorted; empty `indices`: dynamic.
+  /// Per target of the summary's site: map and resolved indices, 32 bits each, sorted; empty `indices`:
+  /// dynamic.
   struct Target {
     std::optional<MapId> map;
     std::vector<uint64_t> indices;
@@ -68,7 +69,7 @@ struct ProgArray {
   MapId map{};
   std::string name;
   uint32_t max_entries = 0;
-  EdgeKind edges = EdgeKind::guarded;            ///< sealed, guarded or left
+  EdgeKind edges = EdgeKind::guarded;             ///< sealed, guarded or left
   std::vector<std::pair<uint32_t, ProgId>> slots; ///< sorted by slot
 };
 
@@ -80,10 +81,11 @@ struct CallGraph {
   std::vector<ProgId> entries;    ///< sorted
   std::vector<Cycle> cycles;      ///< sorted by first program
   std::vector<bool> reachable;    ///< by ProgId, from the entries
-  /// Longest chain of tail calls from an entry; none where a reachable program is on a cycle, or where a reachable
-  /// call is left to an array that is not sealed.
+  /// Longest chain of tail calls from an entry; none where a reachable program is on a cycle, or where a
+  /// reachable call is left to an array that is not sealed.
   std::optional<uint32_t> depth;
-  /// The same over the condensation: a cycle counts as one program, calls that are left to unknown programs as none.
+  /// The same over the condensation: a cycle counts as one program, calls that are left to unknown programs
+  /// as none.
   uint32_t depth_acyclic = 0;
   uint64_t steps = 0; ///< work done by the solver, in slots and edges looked at
 
@@ -104,14 +106,14 @@ struct CallGraph {
 struct GraphCounts {
   uint32_t programs = 0, reachable = 0, entries = 0;
   uint32_t sites = 0, constant = 0, few = 0, dynamic = 0; ///< tail-call sites by IndexClass
-  uint32_t solved = 0;     ///< sites that only the solution over the graph made constant or few
-  uint32_t edges = 0;      ///< distinct (caller, target) pairs; any_slot edges are not expanded
-  uint32_t misses = 0;     ///< edges to empty or missing slots
-  uint32_t left = 0;       ///< sites with a call that is left to the prog array
-  uint32_t called = 0;     ///< programs that are the target of an edge
-  uint32_t single_caller = 0; ///< of these, targets of exactly one program
+  uint32_t solved = 0;          ///< sites that only the solution over the graph made constant or few
+  uint32_t edges = 0;           ///< distinct (caller, target) pairs; any_slot edges are not expanded
+  uint32_t misses = 0;          ///< edges to empty or missing slots
+  uint32_t left = 0;            ///< sites with a call that is left to the prog array
+  uint32_t called = 0;          ///< programs that are the target of an edge
+  uint32_t single_caller = 0;   ///< of these, targets of exactly one program
   std::vector<uint32_t> cycles; ///< programs in each cycle, in the order of CallGraph::cycles
-  uint32_t depth = 0;      ///< depth_acyclic: tail calls, a cycle counts as one program
+  uint32_t depth = 0;           ///< depth_acyclic: tail calls, a cycle counts as one program
   uint64_t bytecode_insns = 0, ir_insns = 0;
 };
 GraphCounts count(const CallGraph &graph);
@@ -121,9 +123,10 @@ struct ProgArrayPolicy {
   EdgeKind edges = EdgeKind::guarded; ///< sealed, guarded or left (dispatched follows from the index)
 };
 
-/// Solves and builds. `summaries` and `policies` by MapId and ProgId; missing policies are guarded. Work is linear in
-/// sites and edges (times the small constant lattice height). Errors (input): a tail call through a map that is no prog array;
-/// a slot beyond the array, filled twice, or naming a program of another type than its callers.
+/// Solves and builds. `summaries` and `policies` by MapId and ProgId; missing policies are guarded. Work is
+/// linear in sites and edges (times the small constant lattice height). Errors (input): a tail call through a
+/// map that is no prog array; a slot beyond the array, filled twice, or naming a program of another type than
+/// its callers.
 Expected<CallGraph> build_call_graph(const Pipeline &pipeline, std::vector<Summary> summaries,
                                      const std::vector<ProgArrayPolicy> &policies);
 

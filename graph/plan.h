@@ -16,7 +16,8 @@ enum class Treatment : uint8_t {
   fall_through, ///< the call is known to fail: the code behind it goes on
   inlined,      ///< the target's only copy is inlined here
   cloned,       ///< a copy of a small shared target is inlined here
-  direct,       ///< musttail call of the target's function; a plain call and return where the site is in a subprogram
+  direct,       ///< musttail call of the target's function; a plain call and return where the site is in a
+                ///< subprogram
   leave,        ///< through the prog array
 };
 std::string_view name_of(Treatment treatment);
@@ -30,23 +31,27 @@ struct SiteOverride {
 
 struct PlanOptions {
   enum Mode : uint8_t {
-    chain, ///< each program a function, each call through the prog array, counted and checked: the kernel's way
+    chain, ///< each program a function, each call through the prog array, counted and checked: the kernel's
+           ///< way
     fused,
   } mode = fused;
   bool inline_single_caller = true;
-  uint32_t clone_limit_ir = 60;      ///< a shared program up to this size (with what is cloned into it) may be copied; 0: never
-  uint32_t clone_growth_ir = 480;    ///< the copies of one program may add this much altogether
-  uint32_t partition_cost = 6000;    ///< IR instructions
-  uint32_t max_function_ir = 20000;  ///< nothing is inlined into a function beyond this size
-  uint32_t stack_budget = 1024;      ///< eBPF stack bytes of one function; inlined frames overlay
+  uint32_t clone_limit_ir =
+      60; ///< a shared program up to this size (with what is cloned into it) may be copied; 0: never
+  uint32_t clone_growth_ir = 480;   ///< the copies of one program may add this much altogether
+  uint32_t partition_cost = 6000;   ///< IR instructions
+  uint32_t max_function_ir = 20000; ///< nothing is inlined into a function beyond this size
+  uint32_t stack_budget = 1024;     ///< eBPF stack bytes of one function; inlined frames overlay
   uint32_t max_tail_calls = 33;
-  /// The originals are loaded beside the image and take the calls that leave it. If not, the image itself holds a chain
-  /// copy of each program that such a call may reach.
+  /// The originals are loaded beside the image and take the calls that leave it. If not, the image itself
+  /// holds a chain copy of each program that such a call may reach.
   bool target_left_is_supported = true;
-  /// A call that leaves from inside a subprogram returns to that subprogram. Where the target cannot do that (a stub
-  /// that performs the real tail call would lose the fused frames), programs with such calls stay unfused.
+  /// A call that leaves from inside a subprogram returns to that subprogram. Where the target cannot do that
+  /// (a stub that performs the real tail call would lose the fused frames), programs with such calls stay
+  /// unfused.
   bool leave_from_subprogram = true;
-  /// The count goes along when a call leaves; if not, programs are counted only where the fused part itself may reach the limit.
+  /// The count goes along when a call leaves; if not, programs are counted only where the fused part itself
+  /// may reach the limit.
   bool count_across_leave = true;
   std::vector<SiteOverride> overrides;
 };
@@ -69,11 +74,14 @@ struct PlannedSite {
   ProgId from{};
   uint32_t site = 0;
   Select select = Select::none;
-  std::vector<PlannedEdge> alternatives; ///< sorted by (map, slot); empty: `otherwise` is all there is
-  /// What happens to an index (or program) that no alternative names. `nothing`: there is none, proven within the
-  /// program's own code.
+  /// Sorted by (map, slot); alternatives with the same target share one copy or call of it. Empty:
+  /// `otherwise` is all there is.
+  std::vector<PlannedEdge> alternatives;
+  /// What happens to an index (or program) that no alternative names. `nothing`: there is none, proven within
+  /// the program's own code.
   enum Otherwise : uint8_t { nothing, fall_through, leave } otherwise = nothing;
-  bool check_count = false;   ///< the call falls through once the count has reached the limit; else it cannot have
+  bool check_count =
+      false; ///< the call falls through once the count has reached the limit; else it cannot have
   bool in_subprogram = false; ///< call and return, not musttail
 };
 
@@ -84,40 +92,42 @@ struct PlannedProgram {
     function, ///< an out-of-line function
     inlined,  ///< only inside of other functions
   } role = dead;
-  bool entry = false;             ///< also gets a C-ABI entry point
-  bool needs_chain_copy = false;  ///< a copy as in chain mode, filled into the prog arrays of the instance
-  bool counted = false;           ///< carries the tail-call count
-  uint32_t count_lower = 0;       ///< tail calls done when it is entered, at least ...
-  uint32_t count_upper = 0;       ///< ... and at most; max_tail_calls where not bounded
-  std::string reason;             ///< why unfused
+  bool entry = false;            ///< also gets a C-ABI entry point
+  bool needs_chain_copy = false; ///< a copy as in chain mode, filled into the prog arrays of the instance
+  bool counted = false;          ///< carries the tail-call count
+  uint32_t count_lower = 0;      ///< tail calls done when it is entered, at least ...
+  uint32_t count_upper = 0;      ///< ... and at most; max_tail_calls where not bounded
+  std::string reason;            ///< why unfused
 };
 
 struct Partition {
-  std::vector<ProgId> functions;   ///< out-of-line functions emitted here, in order
+  std::vector<ProgId> functions;    ///< out-of-line functions emitted here, in order
   std::vector<ProgId> chain_copies; ///< chain copies emitted here
-  std::vector<ProgId> members;     ///< all programs whose IR is needed: the above, inlined, cloned; sorted, once each
-  uint64_t cost = 0;               ///< IR instructions, copies counted
+  std::vector<ProgId>
+      members;       ///< all programs whose IR is needed: the above, inlined, cloned; sorted, once each
+  uint64_t cost = 0; ///< IR instructions, copies counted
 };
 
 struct LinkPlan {
   PlanOptions::Mode mode = PlanOptions::fused;
   uint32_t max_tail_calls = 33;
   std::vector<PlannedProgram> programs; ///< by ProgId
-  std::vector<PlannedSite> sites;       ///< as CallGraph::sites; without alternatives for dead and unfused programs
-  std::vector<uint32_t> first_site;     ///< by ProgId, one more at the end
+  std::vector<PlannedSite> sites; ///< as CallGraph::sites; without alternatives for dead and unfused programs
+  std::vector<uint32_t> first_site; ///< by ProgId, one more at the end
   std::vector<Partition> partitions;
-  std::vector<ProgId> entries;          ///< those that are fused; sorted
-  std::vector<ProgId> dead;             ///< sorted
-  bool has_counter = false;             ///< some program is counted: the convention has a count argument
-  /// A counted program tail-calls from a subprogram: when that call returns, the count has moved on, so all share one
-  /// cell in memory, as in the kernel.
+  std::vector<ProgId> entries; ///< those that are fused; sorted
+  std::vector<ProgId> dead;    ///< sorted
+  bool has_counter = false;    ///< some program is counted: the convention has a count argument
+  /// A counted program tail-calls from a subprogram: when that call returns, the count has moved on, so all
+  /// share one cell in memory, as in the kernel.
   bool count_cell = false;
 
   const PlannedProgram &operator[](ProgId p) const { return programs[index(p)]; }
   std::span<const PlannedSite> sites_of(ProgId p) const;
 };
 
-/// Linear in the graph. Errors (unsupported): an entry that cannot be fused, where no original could run in its place.
+/// Linear in the graph. Errors (unsupported): an entry that cannot be fused, where no original could run in
+/// its place.
 Expected<LinkPlan> make_plan(const CallGraph &graph, const PlanOptions &options);
 
 /// Text form, one line a function, program and site; for tests and reports.

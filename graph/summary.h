@@ -18,9 +18,9 @@ struct StateSlot {
     context, ///< bytes of the context struct: skb->cb, mark, tc_index ...
     scratch, ///< bytes of a per-CPU array's element, from the start of the map's values
   } region = context;
-  MapId map{};         ///< scratch only
+  MapId map{}; ///< scratch only
   uint32_t offset = 0;
-  uint8_t size = 0;    ///< bytes: 1, 2, 4, 8
+  uint8_t size = 0; ///< bytes: 1, 2, 4, 8
   auto operator<=>(const StateSlot &) const = default;
 };
 
@@ -60,8 +60,8 @@ struct TailCallSite {
   /// (little endian). A slot that is not listed is unknown, unless `clobbers` says otherwise.
   std::vector<std::pair<StateSlot, AbstractValue>> state;
   /// All state bytes that may have been written on some path from the program's entry to this call, by stores
-  /// or by helpers. Where given, a slot that is neither listed in `state` nor touched by a clobbered range holds
-  /// what it held at entry: so a program need not know which slots its successors look at.
+  /// or by helpers. Where given, a slot that is neither listed in `state` nor touched by a clobbered range
+  /// holds what it held at entry: so a program need not know which slots its successors look at.
   std::optional<std::vector<StateRange>> clobbers;
   std::string source; ///< "lb.c:212" from BTF line info, or empty
 };
@@ -71,10 +71,10 @@ struct Summary {
   std::string name;
   ProgType type = ProgType::unspec;
   uint32_t bytecode_insns = 0;
-  uint32_t ir_insns = 0;    ///< after simplification: the cost measure of inlining and partitions
-  uint32_t stack_bytes = 0; ///< eBPF stack that is really used
-  std::vector<uint32_t> helpers;        ///< ids, sorted, once each
-  std::vector<TailCallSite> sites;      ///< sorted by insn
+  uint32_t ir_insns = 0;           ///< after simplification: the cost measure of inlining and partitions
+  uint32_t stack_bytes = 0;        ///< eBPF stack that is really used
+  std::vector<uint32_t> helpers;   ///< ids, sorted, once each
+  std::vector<TailCallSite> sites; ///< sorted by insn
 };
 
 } // namespace ujit
