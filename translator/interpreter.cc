@@ -151,6 +151,15 @@ Error Interpreter::fail(std::string message) const {
   return input_error(std::move(message)).in_program(program_->name).in_file(program_->object).at(at_).error();
 }
 
+/// An error of the host, or of a callback that it made: names the innermost place that is known.
+Error Interpreter::place(Error e) const {
+  return llvm::handleErrors(std::move(e), [&](std::unique_ptr<LinkError> error) -> Error {
+    if (error->program.empty())
+      error->in_program(program_->name).in_file(program_->object).at(at_);
+    return Error(std::move(error));
+  });
+}
+
 uint64_t Interpreter::function_address(const Program &program, uint32_t start) {
   for (size_t i = 0; i < functions_.size(); i++)
     if (functions_[i].program == &program && functions_[i].start == start)
@@ -279,7 +288,7 @@ Expected<uint64_t> Interpreter::execute(Frame &frame) {
     case Op::ld_map_idx_value: {
       auto value = address_load(frame, row);
       if (!value)
-        return with_place(value.takeError(), program_->object, program_->name);
+        return place(value.takeError());
       dst = *value;
       frame.pc++;
       break;
@@ -354,7 +363,7 @@ Expected<uint64_t> Interpreter::call(Frame &frame, const Insn &insn, const InsnR
     return fail(formatv("call of {0:x}, which is not the address of a function", helper));
   auto result = host_.call_helper(*this, uint32_t(helper), args);
   if (!result)
-    return with_place(result.takeError(), program_->object, program_->name);
+    return place(result.takeError());
   return result;
 }
 

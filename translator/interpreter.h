@@ -102,6 +102,7 @@ private:
   Error atomic(Frame &frame, const Insn &insn, const InsnRow &row);
   Error check_access(uint64_t address, uint32_t size, bool write);
   Error fail(std::string message) const;
+  Error place(Error e) const;
 };
 
 } // namespace ujit
