@@ -49,7 +49,15 @@ Expected<Manifest> copy_inputs(const Manifest &manifest, const std::string &fold
   return copied;
 }
 
-} // namespace
+std::string_view role_name(PlannedProgram::Role role) {
+  switch (role) {
+  case PlannedProgram::dead: return "dead";
+  case PlannedProgram::unfused: return "unfused";
+  case PlannedProgram::function: return "function";
+  case PlannedProgram::inlined: return "inlined";
+  }
+  return "";
+}
 
 std::string print_plan_json(const Pipeline &pipeline, const LinkPlan &plan) {
   std::string out;
@@ -69,7 +77,7 @@ std::string print_plan_json(const Pipeline &pipeline, const LinkPlan &plan) {
         json.object([&] {
           const PlannedProgram &p = plan.programs[i];
           json.attribute("name", pipeline.programs[i].name);
-          json.attribute("role", name_of(p.role));
+          json.attribute("role", llvm::StringRef(role_name(p.role)));
           json.attribute("entry", p.entry);
           json.attribute("counted", p.counted);
           if (!p.reason.empty())
@@ -81,7 +89,7 @@ std::string print_plan_json(const Pipeline &pipeline, const LinkPlan &plan) {
         json.object([&] {
           json.attribute("program", name(s.from));
           json.attribute("site", s.site);
-          json.attribute("select", name_of(s.select));
+          json.attribute("select", llvm::StringRef(name_of(s.select)));
           json.attributeArray("alternatives", [&] {
             for (const PlannedEdge &e : s.alternatives)
               json.object([&] {
@@ -89,8 +97,8 @@ std::string print_plan_json(const Pipeline &pipeline, const LinkPlan &plan) {
                 json.attribute("slot", e.edge.slot);
                 if (e.edge.to)
                   json.attribute("to", name(*e.edge.to));
-                json.attribute("kind", name_of(e.edge.kind));
-                json.attribute("treatment", name_of(e.treatment));
+                json.attribute("kind", llvm::StringRef(name_of(e.edge.kind)));
+                json.attribute("treatment", llvm::StringRef(name_of(e.treatment)));
                 json.attribute("guard", e.guard);
               });
           });
@@ -109,23 +117,35 @@ std::string print_plan_json(const Pipeline &pipeline, const LinkPlan &plan) {
   return out;
 }
 
+} // namespace
+
 Error write_bundle(const std::string &path, const Manifest &manifest, const Pipeline &pipeline,
                    const LinkResult &result, const LinkReport &report) {
   return write_folder(path, "manifest.ujit.yaml", [&](const std::string &folder) -> Error {
     Expected<Manifest> copied = copy_inputs(manifest, folder);
     if (!copied)
       return copied.takeError();
-    std::string report_text;
-    llvm::raw_string_ostream os(report_text);
-    print_report_json(report, /*times=*/false, os);
-    Error e = write_file(inside(folder, "manifest.ujit.yaml"), print_manifest(*copied));
-    if (!e)
-      e = write_file(inside(folder, "image.o"), result.image.object);
-    if (!e)
-      e = write_file(inside(folder, "plan.json"), print_plan_json(pipeline, result.plan));
-    if (!e)
-      e = write_file(inside(folder, "report.json"), report_text);
-    return e;
+    std::string report_text, graph, drawing;
+    llvm::raw_string_ostream report_os(report_text), graph_os(graph), drawing_os(drawing);
+    print_report_json(report, /*times=*/false, report_os);
+    draw_json(pipeline, result.graph, graph_os);
+    const std::pair<const char *, std::string> files[] = {
+        {"manifest.ujit.yaml", print_manifest(*copied)},
+        {"plan.json", print_plan_json(pipeline, result.plan)},
+        {"graph.json", graph},
+        {"report.json", report_text},
+    };
+    for (const auto &[name, text] : files)
+      if (Error e = write_file(inside(folder, name), text))
+        return e;
+    if (Error e = write_file(inside(folder, "image.o"), result.image.object))
+      return e;
+    // The drawing is for people and depends on graphviz: a bundle is whole without it.
+    if (Error no_drawing = write_svg(pipeline, result.graph, drawing_os)) {
+      llvm::consumeError(std::move(no_drawing));
+      return Error::success();
+    }
+    return write_file(inside(folder, "graph.svg"), drawing);
   });
 }
 
