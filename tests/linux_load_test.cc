@@ -48,10 +48,10 @@ protected:
       GTEST_SKIP() << "test run: " << capabilities.test_run.reason;
   }
   static LoadedPipeline load(const Pipeline &pipeline, const LoadOptions &options = {}) {
-    return llvm::cantFail(load_pipeline(pipeline, options));
+    return llvm::cantFail(load_into_kernel(pipeline, options));
   }
   static std::string error_of(const Pipeline &pipeline, const LoadOptions &options = {}) {
-    Expected<LoadedPipeline> loaded = load_pipeline(pipeline, options);
+    Expected<LoadedPipeline> loaded = load_into_kernel(pipeline, options);
     return loaded ? "loaded" : llvm::toString(loaded.takeError());
   }
   static uint32_t result(const LoadedPipeline &loaded, ProgId id = ProgId{0}) {
@@ -157,6 +157,15 @@ TEST_F(LinuxLoad, seeds_are_there_before_the_first_run) {
   options.seeds = llvm::cantFail(parse_map_seeds(
       R"({"maps":[{"name":"m","entries":[{"key":"00000000","value":"29000000"}]}]})", "seed.json"));
   EXPECT_EQ(result(load(counter(MapType::hash), options)), 42u);
+}
+
+TEST_F(LinuxLoad, array_elements_that_are_all_zero_are_left_out) {
+  Pipeline p;
+  p.maps = {map("m", MapType::array, 4, 4, 100)};
+  LoadedPipeline loaded = load(p);
+  MapContents one{{bytes32(42), {bytes32(1)}}};
+  ASSERT_EQ(llvm::toString(loaded.write(MapId{0}, one)), "");
+  EXPECT_EQ(llvm::cantFail(loaded.read(MapId{0})), one);
 }
 
 TEST_F(LinuxLoad, one_seed_value_goes_to_every_cpu_and_a_run_changes_only_its_own) {
@@ -293,6 +302,7 @@ TEST_F(LinuxLoad, sched_cls_context_goes_in_and_out) {
                               add_reg(0, 2), store32_reg(1, 0, mark), exit()}),
                         ProgType::sched_cls)};
   LoadedPipeline loaded = load(p);
+  ASSERT_EQ(reported_context(ProgType::sched_cls).size(), 4u);
   __sk_buff context{};
   context.cb[0] = 100;
   context.mark = 1000;

@@ -148,7 +148,7 @@ Error freeze(const Map &map, int fd) {
 
 } // namespace
 
-Expected<LoadedPipeline> load_pipeline(const Pipeline &pipeline, const LoadOptions &options) {
+Expected<LoadedPipeline> load_into_kernel(const Pipeline &pipeline, const LoadOptions &options) {
   libbpf_set_print(nullptr); // what goes wrong is returned, not printed
   LoadedPipeline out;
   for (const Map &map : pipeline.maps) {

@@ -45,9 +45,19 @@ struct TestRunResult {
   uint32_t retval = 0;
   std::vector<uint8_t> packet;   ///< as the program left it
   std::vector<uint8_t> metadata; ///< XDP: bytes between data_meta and data
-  std::vector<uint8_t> context;  ///< UAPI form; scalar fields as the program left them
-  uint32_t duration_ns = 0;      ///< of one run, averaged over `repeat`
+  /// UAPI form. Packet pointers of xdp_md are zero; in __sk_buff, fields outside of reported_context() are as
+  /// they were passed in.
+  std::vector<uint8_t> context;
+  uint32_t duration_ns = 0; ///< of one run, averaged over `repeat`
 };
+
+struct ContextRange {
+  uint16_t offset, size; ///< bytes of the UAPI struct
+};
+
+/// What a test run tells of the fields that programs can write: mark, priority, cb and tstamp of __sk_buff.
+/// tc_index, queue_mapping and tc_classid stay hidden.
+std::span<const ContextRange> reported_context(ProgType type);
 
 /// What programs sent to user space through one map since it was last asked.
 struct EventSamples {
@@ -77,7 +87,8 @@ public:
   Expected<TestRunResult> run(ProgId entry, std::span<const uint8_t> packet,
                               const TestRunOptions &options = {}) const;
 
-  /// All entries, sorted by key: of arrays every element, of per-CPU maps every possible CPU's value.
+  /// All entries, sorted by key; of per-CPU maps every possible CPU's value. Elements of arrays that are all
+  /// zero are left out: they all exist.
   /// Errors: has_contents() is false.
   Expected<MapContents> read(MapId id) const;
 
@@ -89,7 +100,7 @@ public:
   Expected<EventSamples> drain_events(MapId id);
 
 private:
-  friend Expected<LoadedPipeline> load_pipeline(const Pipeline &, const LoadOptions &);
+  friend Expected<LoadedPipeline> load_into_kernel(const Pipeline &, const LoadOptions &);
   LoadedPipeline();
 
   std::vector<Map> maps_; ///< shapes, without contents
@@ -107,6 +118,6 @@ private:
 /// Loads everything: maps, contents, seeds, programs, prog-array slots.
 /// Errors: bpf() not allowed, with the reason; what the kernel cannot hold or the verifier refuses, each
 /// program with the end of the verifier's log and the source line.
-Expected<LoadedPipeline> load_pipeline(const Pipeline &pipeline, const LoadOptions &options = {});
+Expected<LoadedPipeline> load_into_kernel(const Pipeline &pipeline, const LoadOptions &options = {});
 
 } // namespace ujit

@@ -62,7 +62,7 @@ std::string describe(const Map &map) {
 }
 
 Expected<Fd> create_map(const Map &map, int inner_fd) {
-  LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = map.flags);
+  LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = map.flags, .map_extra = map.extra);
   if (inner_fd >= 0)
     options.inner_map_fd = inner_fd;
   // Together with freezing this is what lets the verifier take the contents as constants.
@@ -183,6 +183,7 @@ Expected<MapContents> read_map(const Map &map, int fd) {
   if (!has_contents(map))
     return no_contents(map);
   ValueLayout layout(map);
+  bool array = map.type == MapType::array || map.type == MapType::percpu_array;
   std::vector<uint8_t> key(map.key_size), next(map.key_size), buffer(layout.stride * layout.copies);
   MapContents out;
   const void *previous = nullptr;
@@ -194,6 +195,8 @@ Expected<MapContents> read_map(const Map &map, int fd) {
         continue;
       return bpf_error(errno, "reading " + describe(map)).error();
     }
+    if (array && std::all_of(buffer.begin(), buffer.end(), [](uint8_t b) { return b == 0; }))
+      continue;
     MapEntry entry{key, {}};
     for (size_t cpu = 0; cpu < layout.copies; cpu++) {
       auto at = buffer.begin() + cpu * layout.stride;

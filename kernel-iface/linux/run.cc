@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <memory>
 
@@ -71,6 +72,14 @@ std::vector<uint8_t> initial_context(ProgType type, const TestRunOptions &option
 }
 
 } // namespace
+
+std::span<const ContextRange> reported_context(ProgType type) {
+#define UJIT_RANGE(field) {offsetof(__sk_buff, field), sizeof(__sk_buff::field)}
+  static constexpr ContextRange skb[] = {UJIT_RANGE(mark), UJIT_RANGE(priority), UJIT_RANGE(cb),
+                                         UJIT_RANGE(tstamp)};
+#undef UJIT_RANGE
+  return type == ProgType::xdp ? std::span<const ContextRange>() : skb;
+}
 
 Expected<TestRunResult> LoadedPipeline::run(ProgId entry, std::span<const uint8_t> packet,
                                             const TestRunOptions &options) const {
@@ -134,6 +143,8 @@ Expected<TestRunResult> LoadedPipeline::run(ProgId entry, std::span<const uint8_
     xdp_md context;
     std::memcpy(&context, out.context.data(), sizeof context);
     metadata = std::min<size_t>(context.data, run.data_size_out);
+    context.data = context.data_end = context.data_meta = 0;
+    std::memcpy(out.context.data(), &context, sizeof context);
   }
   const uint8_t *bytes = output.get();
   out.metadata.assign(bytes, bytes + metadata);
