@@ -86,6 +86,7 @@ struct Map {
   uint32_t value_size = 0;
   uint32_t max_entries = 0;
   uint32_t flags = 0; ///< BPF_F_*, as at map creation
+  uint64_t extra = 0; ///< map_extra, as at map creation
   bool frozen = false; ///< data maps: neither programs nor user space can write (.rodata)
   bool pinned = false; ///< LIBBPF_PIN_BY_NAME or an equivalent: shared by name between objects
   std::vector<uint8_t> contents; ///< data maps (.rodata, .data, .bss): the value of key 0; else empty
