@@ -9,8 +9,6 @@
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
 
-#include <arpa/inet.h>
-
 #include <algorithm>
 #include <functional>
 #include <map>
@@ -309,46 +307,27 @@ private:
            {});
   }
 
-  std::array<uint8_t, 6> mac(const YamlNode &node, const std::string &what) {
-    std::array<uint8_t, 6> out{};
-    if (!is(node, YamlNode::scalar, what))
-      return out;
-    llvm::SmallVector<StringRef, 6> parts;
-    StringRef(node.text).split(parts, ':');
-    bool good = parts.size() == 6;
-    for (size_t i = 0; good && i < 6; ++i) {
-      good = parts[i].size() == 2 && llvm::all_of(parts[i], llvm::isHexDigit);
-      if (good)
-        out[i] = uint8_t(llvm::hexFromNibbles(parts[i][0], parts[i][1]));
-    }
-    if (!good)
-      fail(node.place,
-           formatv("{0} must be a MAC address such as \"02:00:00:00:00:01\", not '{1}'", what, node.text));
-    return out;
-  }
-
-  void prefix(const YamlNode &node, ManifestRoute &r) {
-    if (!is(node, YamlNode::scalar, "prefix"))
-      return;
-    const auto [address, length] = StringRef(node.text).split('/');
-    r.v6 = address.contains(':');
-    unsigned bits = 0;
-    if (inet_pton(r.v6 ? AF_INET6 : AF_INET, address.str().c_str(), r.prefix.data()) != 1 ||
-        length.getAsInteger(10, bits) || bits > (r.v6 ? 128u : 32u))
-      return fail(node.place,
-                  formatv("prefix must look like 10.1.0.0/16 or 2001:db8::/32, not '{0}'", node.text));
-    r.length = uint8_t(bits);
-  }
-
   ManifestRoute route(const YamlNode &node) {
     ManifestRoute r;
     r.place = node.place;
+    uint32_t ifindex = 0, mtu = 1500;
+    const size_t errors_before = errors_.size();
     fields(node, "a route",
-           {{"prefix", [&](const YamlNode &n) { prefix(n, r); }},
-            {"ifindex", [&](const YamlNode &n) { r.ifindex = uint32_t(number(n, "ifindex", 1, INT32_MAX)); }},
-            {"dmac", [&](const YamlNode &n) { r.dmac = mac(n, "dmac"); }},
-            {"smac", [&](const YamlNode &n) { r.smac = mac(n, "smac"); }}},
+           {{"prefix", [&](const YamlNode &n) { r.prefix = name(n, "prefix"); }},
+            {"ifindex", [&](const YamlNode &n) { ifindex = uint32_t(number(n, "ifindex", 1, INT32_MAX)); }},
+            {"dmac", [&](const YamlNode &n) { r.dmac = name(n, "dmac"); }},
+            {"smac", [&](const YamlNode &n) { r.smac = name(n, "smac"); }},
+            {"gateway", [&](const YamlNode &n) { r.gateway = name(n, "gateway"); }},
+            {"mtu", [&](const YamlNode &n) { mtu = uint32_t(number(n, "mtu", 68, 65535)); }}},
            {"prefix", "ifindex", "dmac", "smac"});
+    if (errors_.size() > errors_before)
+      return r;
+    if (Expected<FibRoute> route = make_route(r.prefix, ifindex, r.smac, r.dmac, r.gateway)) {
+      r.route = *route;
+      r.route.mtu = mtu;
+    } else {
+      fail(node.place, llvm::toString(route.takeError()));
+    }
     return r;
   }
 

@@ -2,10 +2,10 @@
 #pragma once
 
 #include "graph/call_graph.h"
+#include "kernel-iface/embedded/fib.h"
 #include "lto/yaml.h"
 #include "translator/program.h"
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -61,13 +61,10 @@ struct ManifestGates {
   std::optional<uint64_t> unfused_edges; ///< edges that are left, of reachable programs
 };
 
-/// One route that bpf_fib_lookup answers from in the embedded kernel.
+/// One route that bpf_fib_lookup answers from in the embedded kernel: as written, and as it means.
 struct ManifestRoute {
-  std::array<uint8_t, 16> prefix{}; ///< network order; IPv4 in the first four bytes
-  bool v6 = false;
-  uint8_t length = 0; ///< bits of the prefix
-  uint32_t ifindex = 0;
-  std::array<uint8_t, 6> dmac{}, smac{};
+  std::string prefix, dmac, smac, gateway;
+  FibRoute route;
   Place place;
 };
 

@@ -5,8 +5,6 @@
 #include "llvm/Support/YAMLParser.h"
 #include "llvm/Support/raw_ostream.h"
 
-#include <arpa/inet.h>
-
 #include <algorithm>
 
 namespace ujit {
@@ -45,16 +43,12 @@ void print_prog_array(llvm::raw_ostream &os, const ManifestProgArray &a) {
     os << formatv("      - {{ slot: {0}, program: {1} }\n", s.slot, yaml_quoted(s.program));
 }
 
-std::string mac_text(const std::array<uint8_t, 6> &mac) {
-  return formatv("\"{0:x-2}:{1:x-2}:{2:x-2}:{3:x-2}:{4:x-2}:{5:x-2}\"", mac[0], mac[1], mac[2], mac[3],
-                 mac[4], mac[5]);
-}
-
 void print_route(llvm::raw_ostream &os, const ManifestRoute &r) {
-  char address[INET6_ADDRSTRLEN] = {};
-  inet_ntop(r.v6 ? AF_INET6 : AF_INET, r.prefix.data(), address, sizeof address);
-  os << formatv("  - {{ prefix: \"{0}/{1}\", ifindex: {2}, dmac: {3}, smac: {4} }\n", address,
-                unsigned(r.length), r.ifindex, mac_text(r.dmac), mac_text(r.smac));
+  os << "  - { prefix: " << yaml_quoted(r.prefix) << ", ifindex: " << r.route.ifindex
+     << ", dmac: " << yaml_quoted(r.dmac) << ", smac: " << yaml_quoted(r.smac);
+  if (!r.gateway.empty())
+    os << ", gateway: " << yaml_quoted(r.gateway);
+  os << ", mtu: " << r.route.mtu << " }\n";
 }
 
 } // namespace
