@@ -53,23 +53,22 @@ enum edge_lb_slot {
 	HITS_COUNT,
 };
 
-/* Slots of jmp_tc, given to the programs by declaration tags. */
-enum edge_lb_tc_slot {
-	TC_SLOT_ENTRY = 0, /* not called */
-	TC_SLOT_PARSE_V4 = 1,
-	TC_SLOT_PARSE_V6 = 2,
-	TC_SLOT_CONNTRACK = 3,
-	TC_SLOT_SERVICE = 4,
-	TC_SLOT_BACKEND = 5,
-	TC_SLOT_POLICY = 6,
-	TC_SLOT_CT_CREATE = 7,
-	TC_SLOT_NAT = 8,
-	TC_SLOT_REV_NAT = 9,
-	TC_SLOT_FORWARD = 10,
-	TC_SLOT_METRICS = 11,
-	TC_SLOT_DROP = 12,
-	TC_SLOT_COUNT,
-};
+/* Slots of jmp_tc, given to the programs by declaration tags: tags are text, so these are macros. Slot 0 is not
+ * called; it counts the entry in program_hits. The programs of policy_tc follow there. */
+#define TC_SLOT_ENTRY 0
+#define TC_SLOT_PARSE_V4 1
+#define TC_SLOT_PARSE_V6 2
+#define TC_SLOT_CONNTRACK 3
+#define TC_SLOT_SERVICE 4
+#define TC_SLOT_BACKEND 5
+#define TC_SLOT_POLICY 6
+#define TC_SLOT_CT_CREATE 7
+#define TC_SLOT_NAT 8
+#define TC_SLOT_REV_NAT 9
+#define TC_SLOT_FORWARD 10
+#define TC_SLOT_METRICS 11
+#define TC_SLOT_DROP 12
+#define TC_SLOT_COUNT 13
 
 enum edge_lb_encap { ENCAP_IPIP = 0, ENCAP_VXLAN = 1 };
 
@@ -154,9 +153,14 @@ struct ct_entry {
 	__u64 last_seen; /* ns since boot; 0 without enable_timestamps */
 };
 
-enum edge_lb_policy { POLICY_ALLOW_ALL = 0, POLICY_WEB, POLICY_IDENTITY, POLICY_QUARANTINE, POLICY_COUNT };
+/* Slots of policy_tc. */
+#define POLICY_ALLOW_ALL 0
+#define POLICY_WEB 1
+#define POLICY_IDENTITY 2
+#define POLICY_QUARANTINE 3
+#define POLICY_COUNT 4
 
-/* Keyed by address. `id` indexes policy_calls, `policy` (enum edge_lb_policy) indexes policy_tc. */
+/* Keyed by address. `id` indexes policy_calls (one slot an endpoint), `policy` indexes policy_tc (POLICY_*). */
 struct endpoint {
 	__u32 id;
 	__u32 policy;

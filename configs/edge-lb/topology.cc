@@ -156,7 +156,7 @@ private:
   bool first_map = true, first_entry = true;
 };
 
-edge_lb_policy policy_of(Guard guard) {
+uint32_t policy_of(Guard guard) {
   switch (guard) {
   case Guard::web: return POLICY_WEB;
   case Guard::identity: return POLICY_IDENTITY;

@@ -2,22 +2,11 @@
 // source classes, transport headers.
 #pragma once
 
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-#include <linux/tcp.h>
-#include <linux/udp.h>
-
-#include <bpf/bpf_endian.h>
-
 #include "xdp/state.h"
 
 #define MAX_VLAN_TAGS 2
 #define MAX_EXTENSION_HEADERS 4
 #define MAX_L4_OFFSET 200 /* headers in front of the transport may take this many bytes */
-#define IP_MORE_FRAGMENTS 0x2000
-#define IP_FRAGMENT_OFFSET 0x1fff
 #define IPV6_MORE_FRAGMENTS 1
 #define IPV6_FRAGMENT_OFFSET 0xfff8
 

@@ -5,13 +5,12 @@
 // bounds again. Offsets into the packet are kept as single bytes: that is the bound the verifier needs.
 #pragma once
 
-#include <stdbool.h>
-
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
 
 #include "common/balance.h"
+#include "common/packet.h"
 
 #define FLAG_FRAGMENT 1  /* ports are known from the fragment table, not parsed */
 #define FLAG_NO_L4 2     /* a later fragment: the packet has no transport header */
@@ -136,36 +135,10 @@ static __always_inline struct scratch *scratch_get(__u32 hits_slot)
 	return bpf_map_lookup_elem(&scratch, &zero);
 }
 
-/* A packet pointer of the context. In C the 32-bit fields are widened, and clang may widen one that it still has
- * in a register: then the verifier sees a number. Written as one instruction, each use is a load of its own. */
-#define ctx_pointer(ctx, field)                                                                             \
-	({                                                                                                  \
-		void *pointer_;                                                                             \
-		asm volatile("%0 = *(u32 *)(%1 + %2)"                                                       \
-			     : "=r"(pointer_)                                                               \
-			     : "r"(ctx), "i"(__builtin_offsetof(struct xdp_md, field)));                    \
-		pointer_;                                                                                   \
-	})
-
 static __always_inline __u32 packet_length(struct xdp_md *ctx)
 {
 	return ctx_pointer(ctx, data_end) - ctx_pointer(ctx, data);
 }
-
-/* Points `*pointer` at `length` bytes at `offset`; false where the packet is shorter. (A function that returned
- * the pointer or null would make compilers test the pointer once more, which some verifiers do not follow.) */
-static __always_inline bool packet_access(struct xdp_md *ctx, __u32 offset, __u32 length, void **pointer)
-{
-	void *data = ctx_pointer(ctx, data);
-	void *end = ctx_pointer(ctx, data_end);
-
-	*pointer = data + offset;
-	return data + offset + length <= end;
-}
-
-/* Points `*pointer` at a header of its type. */
-#define packet_at(ctx, offset, pointer)                                                                     \
-	packet_access(ctx, offset, sizeof(**(pointer)), (void **)(pointer))
 
 static __always_inline bool meta_at(struct xdp_md *ctx, struct edge_meta **meta)
 {
