@@ -53,7 +53,7 @@ struct PlanOptions {
   /// The count goes along when a call leaves; if not, programs are counted only where the fused part itself
   /// may reach the limit.
   bool count_across_leave = true;
-  std::vector<SiteOverride> overrides;
+  std::vector<SiteOverride> overrides = {};
 };
 
 struct PlannedEdge {
