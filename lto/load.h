@@ -20,7 +20,7 @@ Expected<Pipeline> load_objects(const std::vector<std::string> &paths);
 Expected<LinkOptions> link_options(const Manifest &manifest, const Pipeline &pipeline);
 
 /// The initial map contents that the manifest names; empty if it names none. Errors: an unreadable or wrong
-/// file, a map that does not exist.
-Expected<std::vector<MapSeed>> load_seed(const Manifest &manifest, const Pipeline &pipeline);
+/// file.
+Expected<std::vector<MapSeed>> load_seed(const Manifest &manifest);
 
 } // namespace ujit

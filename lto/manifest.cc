@@ -212,10 +212,17 @@ private:
     c.place = node.place;
     fields(node, "a constant",
            {{"name", [&](const YamlNode &n) { c.name = name(n, "a constant's name"); }},
-            {"fold", [&](const YamlNode &n) { c.fold = constant_value(n, "fold"); }},
+            {"fold",
+             [&](const YamlNode &n) {
+               if (n.kind == YamlNode::sequence)
+                 each(n, "fold",
+                      [&](const YamlNode &i) { c.bytes.push_back(uint8_t(number(i, "a byte", 0, 255))); });
+               else
+                 c.fold = constant_value(n, "fold");
+             }},
             {"bind", [&](const YamlNode &n) { c.bind = constant_value(n, "bind"); }}},
            {"name"});
-    if (node.kind == YamlNode::mapping && c.fold.has_value() == c.bind.has_value())
+    if (node.kind == YamlNode::mapping && (c.fold || !c.bytes.empty()) == c.bind.has_value())
       fail(node.place, formatv("constant '{0}' needs either fold or bind", c.name),
            "fold compiles the value in, bind leaves it to the instance");
     return c;
@@ -243,7 +250,8 @@ private:
     ManifestObject o;
     o.place = node.place;
     fields(node, "an object",
-           {{"path", [&](const YamlNode &n) { o.path = name(n, "path"); }},
+           {{"value-sections", [&](const YamlNode &n) { o.value_sections = names(n, "value-sections"); }},
+            {"path", [&](const YamlNode &n) { o.path = name(n, "path"); }},
             {"constants",
              [&](const YamlNode &n) {
                each(n, "constants", [&](const YamlNode &i) { o.constants.push_back(constant(i)); });

@@ -14,11 +14,17 @@
 
 namespace ujit {
 
-/// A config constant in an object's read-only data. Exactly one of the two is set.
+struct NamedPlace {
+  std::string name;
+  Place place;
+};
+
+/// A config constant in an object's read-only data. Exactly one of `fold`, `bind` and `bytes` is set.
 struct ManifestConstant {
   std::string name;
   std::optional<uint64_t> fold; ///< compiled in; negative numbers as two's complement
   std::optional<uint64_t> bind; ///< read from the instance; the value of the instance described here
+  std::vector<uint8_t> bytes;   ///< all bytes of a variable that is compiled in, instead of `fold`
   Place place;
 };
 
@@ -32,7 +38,8 @@ struct ManifestObject {
   std::string path; ///< as written
   std::string file; ///< resolved against the manifest's folder
   std::vector<ManifestConstant> constants;
-  std::vector<ManifestType> types; ///< program types of sections whose name does not say it
+  std::vector<NamedPlace> value_sections; ///< see ObjectOptions::value_sections
+  std::vector<ManifestType> types;        ///< program types of sections whose name does not say it
   Place place;
 };
 
@@ -46,11 +53,6 @@ struct ManifestProgArray {
   std::string map;
   EdgeKind edges = EdgeKind::guarded; ///< sealed or guarded
   std::vector<ManifestSlot> slots;    ///< beside those that the objects name; unique
-  Place place;
-};
-
-struct NamedPlace {
-  std::string name;
   Place place;
 };
 

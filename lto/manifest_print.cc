@@ -25,9 +25,17 @@ void print_object(llvm::raw_ostream &os, const ManifestObject &o) {
   os << "  - path: " << yaml_quoted(o.path) << '\n';
   if (!o.constants.empty())
     os << "    constants:\n";
-  for (const ManifestConstant &c : o.constants)
-    os << formatv("      - {{ name: {0}, {1}: {2:x} }\n", yaml_quoted(c.name), c.fold ? "fold" : "bind",
-                  c.fold ? *c.fold : c.bind.value_or(0));
+  for (const ManifestConstant &c : o.constants) {
+    os << "      - { name: " << yaml_quoted(c.name) << ", " << (c.bind ? "bind: " : "fold: ");
+    if (c.bytes.empty())
+      os << formatv("{0:x}", c.bind ? *c.bind : c.fold.value_or(0));
+    else
+      os << "[ "
+         << llvm::join(llvm::map_range(c.bytes, [](uint8_t b) { return formatv("{0:x}", b).str(); }), ", ")
+         << " ]";
+    os << " }\n";
+  }
+  print_names(os, "    value-sections", o.value_sections);
   if (!o.types.empty())
     os << "    types:\n";
   for (const ManifestType &t : o.types)

@@ -1,65 +1,49 @@
-// What a run of a pipeline over packets showed, in a form that does not depend on who ran it, and the
-// comparison of two such traces. Fields that an executor cannot observe are left empty there and are not
-// compared.
+// What a run of a pipeline over packets showed, whoever ran it, and the comparison of two such traces. What
+// an executor cannot observe is not compared.
 #pragma once
 
+#include "kernel-iface/embedded/result.h"
 #include "translator/map_contents.h"
-#include "translator/program.h"
 
-#include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
 namespace ujit {
 
-/// Where a redirecting helper sent a packet.
-struct RedirectTarget {
-  std::string map;  ///< empty: an interface
-  uint64_t key = 0; ///< of the map, or interface index
-  uint64_t flags = 0;
-  friend bool operator==(const RedirectTarget &, const RedirectTarget &) = default;
-};
-
 struct Observation {
-  uint32_t retval = 0;
-  std::vector<uint8_t> packet;
-  std::vector<uint8_t> metadata;                         ///< XDP: bytes in front of the packet
-  std::optional<std::vector<uint8_t>> context;           ///< UAPI form; pointer fields zero
-  std::optional<std::optional<RedirectTarget>> redirect; ///< inner none: no redirect was asked for
-  bool not_run = false;                                  ///< this executor does not take such a packet
-};
-
-/// Samples that programs sent through one perf_event_array or ringbuf, in order.
-struct EventTrace {
-  std::string map;
-  std::vector<std::vector<uint8_t>> samples;
-  bool padded = false; ///< samples may have padding behind them, as the kernel's perf ring adds
+  PacketResult result;
+  std::string not_run; ///< why this executor did not take the packet; the result is empty then
 };
 
 struct Trace {
   std::string executor;
   std::vector<Observation> packets;
-  std::vector<MapSeed> maps;      ///< contents afterwards, sorted by name
-  std::vector<EventTrace> events; ///< sorted by map
+  std::vector<MapSeed> maps; ///< contents afterwards; array elements that are all zero are left out
+
+  // What this executor can see.
+  bool sees_context = true, sees_redirects = true, sees_clones = true, sees_printed = true;
+  bool pads_events = false; ///< samples may have padding behind them, as the kernel's perf ring adds
 };
 
 struct Difference {
   std::string left, right;      ///< the executors
-  std::optional<size_t> packet; ///< from 0; none: about the state at the end
-  std::string field;            ///< "return value", "packet", "context", "map services", ...
+  std::optional<size_t> packet; ///< counted from 0; none: about the maps at the end
+  std::string field;            ///< "return value", "packet", "services[0a000001]", ...
   std::string left_value, right_value;
 };
 
-/// Both traces must be of the same packets. At most `limit` differences are spelled out; `total` counts all.
 struct Comparison {
-  std::vector<Difference> differences;
+  std::vector<Difference> differences; ///< the first `limit`
   size_t total = 0;
 };
-Comparison compare(const Trace &left, const Trace &right, size_t limit = 10);
 
-/// The lines of a person's report of one difference, ended by a newline.
+/// Compares everything that both executors see: of each packet that both took, and of each map that both
+/// have. Both traces are of the same packets through the same pipeline.
+Comparison compare(const Pipeline &pipeline, const Trace &left, const Trace &right, size_t limit = 10);
+
+/// The lines of a person's report of one difference, ended by a newline. Packets are counted from 1 there, as
+/// in wireshark.
 std::string print_difference(const Difference &difference);
 
 } // namespace ujit
