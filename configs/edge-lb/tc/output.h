@@ -131,7 +131,7 @@ int tc_forward(struct __sk_buff *skb)
 	}
 	if (!enable_fib)
 		return forward_by_table(skb);
-	fib.ifindex = skb->ingress_ifindex;
+	fib.ifindex = skb->ifindex;
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH) /* known way, unknown MAC: the neighbour layer asks for it */
 		return finish(skb, bpf_redirect_neigh(fib.ifindex, NULL, 0, 0), REASON_NONE);
