@@ -105,6 +105,7 @@ int xdp_parse_v4(struct xdp_md *ctx)
 	struct scratch *s = scratch_get(SLOT_PARSE_V4);
 	struct flow_tuple tuple = { .family = FAMILY_V4 };
 	struct iphdr *ip;
+	__be16 fragment;
 	__u32 header;
 
 	if (!s)
@@ -114,18 +115,23 @@ int xdp_parse_v4(struct xdp_md *ctx)
 	header = ip->ihl * 4;
 	if (ip->version != 4 || header < sizeof(*ip) || bpf_ntohs(ip->tot_len) < header)
 		return drop(ctx, s, REASON_BAD_HEADER);
-	if ((void *)ip + header > ctx_pointer(ctx, data_end))
+	if ((void *)ip + header > ctx_pointer(ctx, data_end) ||
+	    bpf_ntohs(ip->tot_len) > packet_length(ctx) - s->l3_offset)
 		return drop(ctx, s, REASON_TOO_SHORT);
+	fragment = ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET);
 	tuple.src.v4 = ip->saddr;
 	tuple.dst.v4 = ip->daddr;
 	tuple.proto = ip->protocol;
 	s->tuple = tuple;
 	s->l4_offset = s->l3_offset + header;
-	if ((ip->protocol == IPPROTO_IPIP || ip->protocol == IPPROTO_IPV6) && ip->daddr == bpf_htonl(node_ip))
+	if ((ip->protocol == IPPROTO_IPIP || ip->protocol == IPPROTO_IPV6) && ip->daddr == bpf_htonl(node_ip)) {
+		if (fragment)
+			return pass(ctx, s, REASON_NOT_OURS); /* the stack reassembles */
 		return jump(ctx, SLOT_DECAP);
+	}
 	if (ip->ttl <= 1)
 		return reply_icmp_error(ctx, s, REASON_TTL_EXPIRED, ICMP_TIME_EXCEEDED, 0);
-	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET)) {
+	if (fragment) {
 		s->fragment_id = ip->id;
 		s->flags = FLAG_FRAGMENT;
 		if (ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET))
@@ -150,6 +156,8 @@ int xdp_parse_v6(struct xdp_md *ctx)
 		return drop(ctx, s, REASON_TOO_SHORT);
 	if (ip->version != 6)
 		return drop(ctx, s, REASON_BAD_HEADER);
+	if (bpf_ntohs(ip->payload_len) + sizeof(*ip) > packet_length(ctx) - s->l3_offset)
+		return drop(ctx, s, REASON_TOO_SHORT);
 	__builtin_memcpy(&tuple.src, &ip->saddr, sizeof(tuple.src));
 	__builtin_memcpy(&tuple.dst, &ip->daddr, sizeof(tuple.dst));
 	next = ip->nexthdr;
