@@ -166,8 +166,10 @@ public:
   }
 
   void report(StringRef key, StringRef what) {
-    if (problem_.empty())
-      problem_ = formatv("{0}{1}: {2}", path_, key, what);
+    if (!problem_.empty())
+      return;
+    std::string where = StringRef(path_ + key.str()).rtrim('.').str();
+    problem_ = where + (where.empty() ? "" : ": ") + what.str();
   }
 
 private:

@@ -67,8 +67,8 @@ public:
     registers_.reset(target->createMCRegInfo(triple.str()));
     asm_info_.reset(target->createMCAsmInfo(*registers_, triple.str(), {}));
     instructions_.reset(target->createMCInstrInfo());
-    // every extension: what the code generator chose is not ours to judge
-    subtarget_.reset(target->createMCSubtargetInfo(triple.str(), "sapphirerapids", ""));
+    // The decoder knows the instructions of all CPUs, whatever this says.
+    subtarget_.reset(target->createMCSubtargetInfo(triple.str(), "x86-64", ""));
     context_ = std::make_unique<llvm::MCContext>(triple, asm_info_.get(), registers_.get(), subtarget_.get());
     disassembler_.reset(target->createMCDisassembler(*subtarget_, *context_));
     analysis_.reset(target->createMCInstrAnalysis(instructions_.get()));
