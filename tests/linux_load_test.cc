@@ -1,11 +1,13 @@
 #include "kernel-iface/linux/capabilities.h"
 #include "kernel-iface/linux/dump.h"
 #include "kernel-iface/linux/load.h"
+#include "kernel-iface/linux/private_network.h"
 #include "kernel-iface/linux/verifier_log.h"
 #include "tests/linux_pipeline.h"
 
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
+#include <net/if.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -94,6 +96,18 @@ TEST_F(LinuxLoad, a_program_tail_calls_itself_33_times) {
   EXPECT_EQ(result(load(p)), 34u); // the first run and 33 tail calls
 }
 
+TEST_F(LinuxLoad, many_programs_in_one_prog_array) {
+  Pipeline p;
+  p.maps = {map("jmp", MapType::prog_array, 4, 4, 100)};
+  for (uint32_t i = 0; i < 100; i++) {
+    p.programs.push_back(
+        program("leaf_with_a_long_name_" + std::to_string(i), code({mov(0, int32_t(i)), exit()})));
+    p.maps[0].prog_slots.push_back({i, ProgId{i}});
+  }
+  p.programs.push_back(program("entry", code({mov_reg(6, 1), tail_call(MapId{0}, 73), mov(0, -1), exit()})));
+  EXPECT_EQ(result(load(p), ProgId{100}), 73u);
+}
+
 TEST_F(LinuxLoad, slot_of_another_program_type_is_refused) {
   Pipeline p = chain();
   p.programs[1].type = ProgType::sched_cls;
@@ -177,9 +191,10 @@ TEST_F(LinuxLoad, one_seed_value_goes_to_every_cpu_and_a_run_changes_only_its_ow
   Expected<TestRunResult> run = loaded.run(ProgId{0}, packet_of(60), last);
   ASSERT_TRUE(bool(run)) << llvm::toString(run.takeError());
   EXPECT_EQ(run->retval, 11u);
+  EXPECT_EQ(run->cpu, *last.cpu);
   MapEntry first = llvm::cantFail(loaded.read(MapId{0})).front();
   for (unsigned cpu = 0; cpu < possible_cpus(); cpu++)
-    EXPECT_EQ(first.values[cpu], bytes32(cpu == last.cpu ? 11 : 10)) << "CPU " << cpu;
+    EXPECT_EQ(first.values[cpu], bytes32(cpu == *last.cpu ? 11 : 10)) << "CPU " << cpu;
 }
 
 TEST_F(LinuxLoad, seed_errors_name_map_and_key) {
@@ -403,6 +418,17 @@ TEST_F(LinuxLoad, all_refused_programs_are_reported_in_order) {
   EXPECT_LT(b, c);
 }
 
+TEST_F(LinuxLoad, spin_locks_are_refused_with_a_hint) {
+  Pipeline p;
+  p.maps = {data_map("locks", std::vector<uint8_t>(8), false)};
+  p.programs = {program("locks", code({value_ref(1, MapId{0}, 0), helper(93), mov(0, 0), exit()}))};
+  std::string text = error_of(p);
+  EXPECT_NE(text.find("insn 2: the kernel's verifier refuses the program: map 'locks' has to have BTF"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find(">>> hint: maps with a spin lock or timer"), std::string::npos) << text;
+}
+
 TEST_F(LinuxLoad, without_privileges_the_error_says_what_is_missing) {
   if (geteuid() != 0)
     GTEST_SKIP() << "needs root to give privileges up";
@@ -430,6 +456,30 @@ TEST_F(LinuxLoad, without_privileges_the_error_says_what_is_missing) {
       std::string::npos)
       << text;
   EXPECT_NE(text.find("probe: Operation not permitted: missing CAP_BPF"), std::string::npos) << text;
+}
+
+TEST_F(LinuxLoad, a_private_network_has_no_interfaces_but_loopback) {
+  auto interfaces = [] {
+    struct if_nameindex *all = if_nameindex();
+    size_t count = 0;
+    while (all && all[count].if_index)
+      count++;
+    if_freenameindex(all);
+    return count;
+  };
+  size_t before = interfaces();
+  {
+    Expected<PrivateNetwork> network = PrivateNetwork::enter();
+    if (!network)
+      GTEST_SKIP() << llvm::toString(network.takeError());
+    EXPECT_EQ(interfaces(), 1u);
+    EXPECT_EQ(result(load(chain())), 7u);
+    Pipeline tc;
+    tc.programs = {
+        program("tc", code({load32(0, 1, offsetof(__sk_buff, ifindex)), exit()}), ProgType::sched_cls)};
+    EXPECT_EQ(result(load(tc)), 1u);
+  }
+  EXPECT_EQ(interfaces(), before);
 }
 
 // --- ownership

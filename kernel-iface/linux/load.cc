@@ -149,7 +149,8 @@ Error freeze(const Map &map, int fd) {
 } // namespace
 
 Expected<LoadedPipeline> load_into_kernel(const Pipeline &pipeline, const LoadOptions &options) {
-  libbpf_set_print(nullptr); // what goes wrong is returned, not printed
+  // What goes wrong is returned, not printed.
+  [[maybe_unused]] static const libbpf_print_fn_t before = libbpf_set_print(nullptr);
   LoadedPipeline out;
   for (const Map &map : pipeline.maps) {
     out.maps_.push_back(map);

@@ -36,7 +36,8 @@ struct TestRunOptions {
   /// XDP: bytes in front of the packet, a multiple of 4, at most 32.
   std::vector<uint8_t> metadata;
   uint32_t repeat = 1; ///< runs on one packet buffer; what one run changes the next one sees
-  unsigned cpu = 0;    ///< runs there, so that per-CPU values land in a known copy
+  /// Runs there, so that per-CPU values land in a known copy. None: the first CPU that the thread may use.
+  std::optional<unsigned> cpu;
 };
 
 struct TestRunResult {
@@ -48,6 +49,7 @@ struct TestRunResult {
   /// UAPI form. Packet pointers of xdp_md are zero; in __sk_buff, fields outside of reported_context() are as
   /// they were passed in.
   std::vector<uint8_t> context;
+  unsigned cpu = 0;         ///< where it ran
   uint32_t duration_ns = 0; ///< of one run, averaged over `repeat`
 };
 

@@ -31,14 +31,22 @@ constexpr size_t page_bytes = 4096;
 /// The thread stays on one CPU while this lives.
 class CpuPin {
 public:
-  explicit CpuPin(unsigned cpu) {
+  /// None: the first CPU that the thread may use.
+  explicit CpuPin(std::optional<unsigned> cpu) {
+    if (sched_getaffinity(0, sizeof before_, &before_) != 0)
+      return;
+    if (!cpu)
+      for (cpu = 0; *cpu < CPU_SETSIZE && !CPU_ISSET(*cpu, &before_);)
+        ++*cpu;
+    cpu_ = *cpu;
+    if (cpu_ >= CPU_SETSIZE) {
+      errno = EINVAL;
+      return;
+    }
     cpu_set_t wanted;
     CPU_ZERO(&wanted);
-    if (cpu >= CPU_SETSIZE)
-      return;
-    CPU_SET(cpu, &wanted);
-    ok_ = sched_getaffinity(0, sizeof before_, &before_) == 0 &&
-          sched_setaffinity(0, sizeof wanted, &wanted) == 0;
+    CPU_SET(cpu_, &wanted);
+    ok_ = sched_setaffinity(0, sizeof wanted, &wanted) == 0;
   }
   ~CpuPin() {
     if (ok_)
@@ -47,9 +55,11 @@ public:
   CpuPin(const CpuPin &) = delete;
   CpuPin &operator=(const CpuPin &) = delete;
   bool ok() const { return ok_; }
+  unsigned cpu() const { return cpu_; }
 
 private:
   cpu_set_t before_{};
+  unsigned cpu_ = 0;
   bool ok_ = false;
 };
 
@@ -123,7 +133,8 @@ Expected<TestRunResult> LoadedPipeline::run(ProgId entry, std::span<const uint8_
   {
     CpuPin pin(options.cpu);
     if (!pin.ok())
-      return placed(input_error(formatv("cannot run on CPU {0}: {1}", options.cpu, std::strerror(errno))));
+      return placed(input_error(formatv("cannot run on CPU {0}: {1}", pin.cpu(), std::strerror(errno))));
+    out.cpu = pin.cpu();
     int result = bpf_prog_test_run_opts(program_fds_[index(entry)].get(), &run);
     int error = errno;
     if (result != 0 && (error == EINVAL || error == E2BIG || error == EMSGSIZE)) {

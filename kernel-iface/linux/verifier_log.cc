@@ -63,7 +63,7 @@ LinkError verifier_error(const Program &program, int error, StringRef log) {
   }
   for (std::string &line : verdict.tail)
     out.note("verifier: " + line);
-  if (StringRef(why).contains("has to have BTF") || StringRef(why).contains("doesn't have"))
+  if (StringRef(why).contains("has to have BTF"))
     out.with_hint("maps with a spin lock or timer in their value cannot be loaded here");
   if (error == E2BIG || StringRef(why).contains("too large"))
     out.with_hint("the program passes the verifier's complexity limit: split it with tail calls");
