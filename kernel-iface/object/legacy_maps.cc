@@ -22,7 +22,6 @@ namespace {
 
 struct LegacyMap {
   std::array<uint32_t, 9> words{};
-  size_t size = 0;
 };
 
 enum Word : size_t { type, key_size, value_size, max_entries, map_flags, id, pinning, inner_id, inner_idx };
@@ -43,25 +42,25 @@ Error inner_missing(const Map &m) {
   return input_error(formatv("map {0}: the inner map that it names does not exist", m.name).str()).error();
 }
 
-/// samples/bpf: the inner map by its number in the section.
-Error link_by_index(MapDefs &out, const std::vector<LegacyMap> &raw, size_t first) {
+/// samples/bpf: the inner map by its number among the legacy maps.
+Error link_by_index(MapDefs &out, const std::vector<LegacyMap> &raw) {
   for (size_t i = 0; i < raw.size(); ++i) {
-    Map &m = out.maps[first + i];
+    Map &m = out.maps[i];
     if (!is_map_of_maps(m))
       continue;
     uint32_t inner = raw[i].words[samples_inner_index];
-    if (inner >= raw.size() || is_map_of_maps(out.maps[first + inner]))
+    if (inner >= raw.size() || is_map_of_maps(out.maps[inner]))
       return inner_missing(m);
-    m.inner = MapId{uint32_t(first + inner)};
+    m.inner = MapId{inner};
   }
   return Error::success();
 }
 
 /// iproute2: an outer map names the id of its inner shape; a map without id whose inner_id names an outer map
 /// is put into that map's slot inner_idx.
-Error link_by_id(MapDefs &out, const std::vector<LegacyMap> &raw, size_t first) {
+Error link_by_id(MapDefs &out, const std::vector<LegacyMap> &raw) {
   for (size_t i = 0; i < raw.size(); ++i) {
-    MapId self{uint32_t(first + i)};
+    MapId self{uint32_t(i)};
     uint32_t named = raw[i].words[inner_id];
     if (!named)
       continue;
@@ -87,7 +86,8 @@ Error link_by_id(MapDefs &out, const std::vector<LegacyMap> &raw, size_t first) 
   return Error::success();
 }
 
-Error read_section(const ElfFile &elf, uint32_t section, bool slot_sections, MapDefs &out) {
+Error read_section(const ElfFile &elf, uint32_t section, bool slot_sections, MapDefs &out,
+                   std::vector<LegacyMap> &raw) {
   const ElfSection &s = elf.sections[section];
   std::vector<const ElfSymbol *> symbols;
   for (const ElfSymbol &symbol : elf.symbols)
@@ -97,9 +97,6 @@ Error read_section(const ElfFile &elf, uint32_t section, bool slot_sections, Map
     return input_error(formatv("section {0} has no symbols", s.name).str()).error();
   std::stable_sort(symbols.begin(), symbols.end(), [](auto *a, auto *b) { return a->value < b->value; });
 
-  std::vector<LegacyMap> raw;
-  size_t first = out.maps.size();
-  bool iproute2 = false;
   for (size_t n = 0; n < symbols.size(); ++n) {
     // Old compilers gave symbols no size: a definition goes on to the next one.
     const ElfSymbol &symbol = *symbols[n];
@@ -114,7 +111,6 @@ Error read_section(const ElfFile &elf, uint32_t section, bool slot_sections, Map
           .with_hint("struct bpf_map_def has 20 bytes, iproute2's struct bpf_elf_map 36")
           .error();
     LegacyMap def;
-    def.size = size;
     const uint8_t *bytes = s.bytes.data() + symbol.value;
     std::memcpy(def.words.data(), bytes, std::min<size_t>(size, sizeof def.words));
     if (std::any_of(bytes + std::min<size_t>(size, sizeof def.words), bytes + size,
@@ -125,7 +121,8 @@ Error read_section(const ElfFile &elf, uint32_t section, bool slot_sections, Map
                      symbol.name, size, sizeof def.words)
                      .str())
           .error();
-    iproute2 = size == 36 || (size == 28 && slot_sections);
+    bool iproute2 = size == 36 || (size == 28 && slot_sections);
+    out.iproute2 = iproute2 && (raw.empty() || out.iproute2);
 
     Map m;
     m.name = symbol.name;
@@ -141,21 +138,21 @@ Error read_section(const ElfFile &elf, uint32_t section, bool slot_sections, Map
     out.legacy_ids.push_back(iproute2 ? def.words[id] : 0);
     raw.push_back(def);
   }
-  out.iproute2 = iproute2;
-  return iproute2 ? link_by_id(out, raw, first) : link_by_index(out, raw, first);
+  return Error::success();
 }
 
 } // namespace
 
 Error read_legacy_maps(const ElfFile &elf, MapDefs &out) {
   bool slot_sections = has_slot_sections(elf);
+  std::vector<LegacyMap> raw; // by MapId: these are the first maps of the object
   for (uint32_t i = 1; i < elf.sections.size(); ++i) {
     const ElfSection &s = elf.sections[i];
     if ((s.name == "maps" || s.name.starts_with("maps/")) && s.type == SHT_PROGBITS && !s.is_code() && s.size)
-      if (Error e = read_section(elf, i, slot_sections, out))
+      if (Error e = read_section(elf, i, slot_sections, out, raw))
         return e;
   }
-  return Error::success();
+  return out.iproute2 ? link_by_id(out, raw) : link_by_index(out, raw);
 }
 
 } // namespace ujit

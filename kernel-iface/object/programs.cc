@@ -37,6 +37,8 @@ public:
         code_(code) {}
 
   Error read() {
+    only_text_ =
+        std::all_of(code_.insns.begin(), code_.insns.end(), [&](auto &s) { return is_text(s.first); });
     if (Error e = claim_by_values())
       return e;
     if (Error e = claim_by_tags())
@@ -55,9 +57,12 @@ public:
 private:
   const std::string &section_name(const Function &f) const { return elf_.sections[f.section].name; }
 
-  bool in_program_section(const Function &f) const {
-    const std::string &s = section_name(f);
-    return s != ".text" && !s.starts_with(".text.");
+  /// Functions of .text are subprograms, unless the object has no other code.
+  bool in_program_section(const Function &f) const { return only_text_ || !is_text(f.section); }
+
+  bool is_text(uint32_t section) const {
+    const std::string &name = elf_.sections[section].name;
+    return name == ".text" || name.starts_with(".text.");
   }
 
   Error claim_by_values() {
@@ -309,6 +314,7 @@ private:
   std::map<uint32_t, ProgType> types_;
   std::set<uint32_t> slot_sections_; ///< ELF sections that are named after a slot
   std::vector<bool> sections_with_global_;
+  bool only_text_ = false;
   size_t total_ = 0;
 };
 
