@@ -16,7 +16,8 @@ namespace {
 using llvm::formatv;
 
 constexpr uint32_t frame_bytes = 512;
-constexpr uint32_t frame_stride = 1024; ///< apart, so that an overrun never reaches another frame
+constexpr uint32_t frame_gap = 512; ///< below and above each frame: an overrun never reaches another one
+constexpr uint32_t frame_stride = frame_bytes + frame_gap;
 constexpr uint64_t function_base = 0xbf00'0000'0000'0000;
 constexpr uint32_t may_goto_limit = 8u << 20; ///< BPF_MAX_LOOPS, in each frame
 
@@ -143,7 +144,8 @@ std::optional<uint64_t> InterpreterHost::load_packet(uint64_t, int32_t, unsigned
 bool InterpreterHost::may_access(uint64_t address, uint32_t, bool) { return address >= 4096; }
 
 Interpreter::Interpreter(InterpreterHost &host, InterpreterOptions options)
-    : host_(host), options_(options), stack_(new uint8_t[size_t(options.max_frames) * frame_stride]) {}
+    : host_(host), options_(options),
+      stack_(new uint8_t[size_t(options.max_frames) * frame_stride + frame_gap]) {}
 
 Interpreter::~Interpreter() = default;
 
@@ -193,7 +195,7 @@ Expected<uint64_t> Interpreter::enter(const Program &program, uint32_t start,
   uint32_t caller_at = at_;
 
   Frame frame;
-  frame.stack = stack_.get() + size_t(frames_++) * frame_stride;
+  frame.stack = stack_.get() + size_t(frames_++) * frame_stride + frame_gap;
   frame.begin(start, args);
   program_ = &program;
   Expected<uint64_t> result = execute(frame);
@@ -383,10 +385,10 @@ Expected<uint64_t> Interpreter::address_load(Frame &frame, const InsnRow &row) {
 
 /// The program's own stack frames and its context are known here; the rest is the host's to say.
 Error Interpreter::check_access(uint64_t address, uint32_t size, bool write) {
-  uint64_t stack = reinterpret_cast<uint64_t>(stack_.get());
-  if (address >= stack && address - stack < uint64_t(options_.max_frames) * frame_stride) {
-    uint64_t frame = (address - stack) / frame_stride, byte = (address - stack) % frame_stride;
-    if (frame < frames_ && byte + size <= frame_bytes)
+  uint64_t in_stack = address - reinterpret_cast<uint64_t>(stack_.get());
+  if (in_stack < uint64_t(options_.max_frames) * frame_stride + frame_gap) {
+    uint64_t frame = in_stack / frame_stride, byte = in_stack % frame_stride;
+    if (frame < frames_ && byte >= frame_gap && byte + size <= frame_stride)
       return Error::success();
     return fail(formatv("{0} of {1} bytes outside of the stack frame", write ? "store" : "load", size));
   }

@@ -109,11 +109,11 @@ private:
     if (s.kind() == "prog")
       return declare_program(s);
     if (s.kind() == "asm" || s.kind() == "raw") {
-      if (!c.pipeline.programs.empty())
-        return fail(s.line, "more than one program");
       c.rules = ImmediateRules::standard;
-      add_program("main");
-      typed.push_back(true);
+      if (c.pipeline.programs.empty()) { // a file may show its program in both forms
+        add_program("main");
+        typed.push_back(true);
+      }
     } else if (is_map(s)) {
       return declare_map(s);
     }
@@ -279,7 +279,7 @@ private:
   Error read_program(const Section &s) {
     if (s.kind() == "asm")
       return read_conformance(s);
-    if (s.kind() == "raw")
+    if (s.kind() == "raw" && c.pipeline.programs[0].insns.empty())
       return read_raw(s);
     if (s.kind() != "prog")
       return Error::success();
