@@ -7,6 +7,7 @@
 #include "translator/program.h"
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,11 +17,12 @@ struct LinkOptions {
   std::string name = "pipeline";
   PlanOptions plan;
   std::vector<ProgArrayPolicy> policies; ///< by MapId; missing ones are guarded
+  std::vector<bool> scratch;             ///< by MapId: TranslateOptions::scratch
   std::string cpu = "native";  ///< "native", or an LLVM CPU name: a portable image
   unsigned threads = 0;        ///< 0: as many as the machine has; never changes the output
   bool debug_info = true;      ///< line = instruction, scope = program, inlined-at = edge
   std::string save_temps;      ///< folder for the IR of each stage; empty: none
-  std::vector<std::string> disabled; ///< optimisations left out, by name (see optimisation_names())
+  std::vector<std::string> disabled; ///< optimisations left out, by name
   /// Called on the calling thread as work proceeds: phase, done, total.
   std::function<void(std::string_view phase, size_t done, size_t total)> progress;
 };
@@ -48,6 +50,12 @@ struct LinkResult {
   LinkPlan plan;
   LinkStats stats;
 };
+
+/// What LinkOptions::disabled may name, with a sentence each.
+struct OptimisationName {
+  std::string_view name, what;
+};
+std::span<const OptimisationName> optimisation_names();
 
 /// Translates, plans, fuses, optimises, generates. The same input gives the same bytes for any number of
 /// threads. Errors: all that were found, sorted by program and instruction.

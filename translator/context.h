@@ -48,4 +48,10 @@ struct SkbContext {
   uint8_t *packet_meta = nullptr; // 208
 };
 
+/// What a program without a program type runs on: r1 = memory, r2 = length.
+struct MemoryContext {
+  uint8_t *memory = nullptr;
+  uint64_t length = 0;
+};
+
 } // namespace ujit

@@ -60,7 +60,7 @@ struct Helper {
 };
 
 constexpr uint32_t helper_map_lookup_elem = 1, helper_map_update_elem = 2, helper_map_delete_elem = 3,
-                   helper_tail_call = 12;
+                   helper_tail_call = 12, helper_for_each_map_elem = 164, helper_loop = 181;
 
 std::span<const Helper> helper_table();
 const Helper *find_helper(uint32_t id);

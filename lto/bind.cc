@@ -1,0 +1,90 @@
+// The last step before code generation: maps, programs and bound constants, until here symbols with all that
+// the optimiser knows of symbols (they differ, they are not null), become loads from the instance.
+#include "lto/fuse.h"
+
+#include "llvm/IR/Constants.h"
+#include "llvm/IR/IRBuilder.h"
+#include "llvm/IR/MDBuilder.h"
+#include "llvm/IR/ReplaceConstant.h"
+
+namespace ujit {
+
+using namespace llvm;
+
+namespace {
+
+struct Symbol {
+  InstanceSlot slot;
+  bool is_address = false; ///< the slot's own address is meant (the program loads from it), not what it holds
+};
+
+std::optional<Symbol> parse_symbol(StringRef name) {
+  auto number = [](StringRef s, uint32_t &n) { return !s.getAsInteger(10, n); };
+  Symbol s;
+  if (!name.consume_front("ujit."))
+    return std::nullopt;
+  if (name == "cpu") {
+    s.slot.kind = InstanceSlot::cpu;
+    s.is_address = true;
+    return s;
+  }
+  auto [kind, rest] = name.split('.');
+  if (kind == "bound") {
+    auto [map, constant] = rest.split('.');
+    s.slot.kind = InstanceSlot::constant;
+    s.is_address = true;
+    return number(map, s.slot.id) && number(constant, s.slot.sub) ? std::optional(s) : std::nullopt;
+  }
+  if (kind == "map")
+    s.slot.kind = InstanceSlot::map;
+  else if (kind == "values")
+    s.slot.kind = InstanceSlot::values;
+  else if (kind == "program")
+    s.slot.kind = InstanceSlot::program;
+  else
+    return std::nullopt;
+  return number(rest, s.slot.id) ? std::optional(s) : std::nullopt;
+}
+
+/// Programs and entries have (context, instance, ...), subprograms (instance, ...).
+Argument *instance_of(Function &f) { return f.getArg(f.getCallingConv() == CallingConv::Fast ? 0 : 1); }
+
+} // namespace
+
+void bind_instance(Module &module, const InstanceLayout &layout) {
+  SmallVector<std::pair<GlobalVariable *, Symbol>> symbols;
+  for (GlobalVariable &g : module.globals())
+    if (auto s = parse_symbol(g.getName()))
+      symbols.push_back({&g, *s});
+  MDNode *none = MDNode::get(module.getContext(), {});
+  for (auto &[global, symbol] : symbols) {
+    convertUsersOfConstantsToInstructions(global);
+    while (!global->use_empty()) {
+      Use &use = *global->use_begin();
+      auto *user = cast<Instruction>(use.getUser());
+      Instruction *at = user;
+      if (auto *phi = dyn_cast<PHINode>(user))
+        at = phi->getIncomingBlock(use)->getTerminator();
+      IRBuilder<> b(at);
+      Value *v = b.CreateConstInBoundsGEP1_64(b.getInt8Ty(), instance_of(*at->getFunction()),
+                                              layout.offset_of(symbol.slot));
+      if (!symbol.is_address) {
+        LoadInst *l = b.CreateAlignedLoad(b.getPtrTy(), v, Align(8));
+        l->setMetadata(LLVMContext::MD_invariant_load, none);
+        l->setMetadata(LLVMContext::MD_nonnull, none);
+        v = l;
+      }
+      if (auto *phi = dyn_cast<PHINode>(user)) { // one block may come in several times, with one value
+        BasicBlock *from = phi->getIncomingBlock(use);
+        for (unsigned i = 0; i < phi->getNumIncomingValues(); ++i)
+          if (phi->getIncomingBlock(i) == from && phi->getIncomingValue(i) == global)
+            phi->setIncomingValue(i, v);
+      } else {
+        use.set(v);
+      }
+    }
+    global->eraseFromParent();
+  }
+}
+
+} // namespace ujit

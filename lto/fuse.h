@@ -1,0 +1,37 @@
+// One partition of the plan becomes one module: its programs' IR is linked together, every tail call is
+// replaced by what the plan says of its site, inlined programs are inlined, and the symbols that translation
+// left open become loads from the instance.
+#pragma once
+
+#include "graph/plan.h"
+#include "translator/instance.h"
+
+#include "llvm/IR/Module.h"
+
+#include <span>
+
+namespace ujit {
+
+struct FuseInput {
+  const Pipeline &pipeline;
+  const CallGraph &graph;
+  const LinkPlan &plan;
+  const InstanceLayout &layout;
+  /// Simplified bitcode by ProgId; empty for dead programs.
+  std::span<const std::vector<char>> bitcode;
+  std::vector<bool> called; ///< by ProgId: some site calls its out-of-line function
+};
+
+/// Symbols of the image (docs/design.md, "The tail-call convention").
+std::string entry_symbol(const Program &program);
+std::string chain_symbol(const Program &program);
+
+/// Links, expands and inlines; nothing is optimised yet. Errors: a site that cannot be expanded.
+Expected<std::unique_ptr<llvm::Module>> fuse(const FuseInput &input, const Partition &partition,
+                                             llvm::LLVMContext &context);
+
+/// Replaces the instance symbols by loads; afterwards only helpers and other partitions' functions are
+/// undefined.
+void bind_instance(llvm::Module &module, const InstanceLayout &layout);
+
+} // namespace ujit

@@ -1,0 +1,393 @@
+// The linker, from top to bottom. Two parallel phases work on one thing at a time (a program, a partition), each
+// task in an LLVMContext of its own; the serial phase between them sees summaries and no code. Bitcode goes
+// from one to the other, so the result does not depend on which thread did what.
+#include "lto/link.h"
+
+#include "lto/codegen.h"
+#include "lto/digest.h"
+#include "lto/fuse.h"
+#include "lto/image.h"
+#include "lto/optimise.h"
+#include "lto/summarise.h"
+#include "translator/helper.h"
+#include "translator/lower.h"
+
+#include "llvm/Bitcode/BitcodeReader.h"
+#include "llvm/Bitcode/BitcodeWriter.h"
+#include "llvm/Object/ObjectFile.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/raw_ostream.h"
+
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <set>
+#include <thread>
+
+namespace ujit {
+
+using namespace llvm;
+
+static constexpr OptimisationName names[] = {
+    {"alias-domains", "loads and stores carry the kind of memory they access"},
+    {"helper-effects", "calls of helpers carry what they may read and write"},
+    {"inline-lookups", "array and per-CPU array lookups become address arithmetic"},
+    {"fold-config", "read-only data becomes constants before the graph is built"},
+    {"forward-state", "stores are forwarded to loads behind a tail call; overwritten stores go"},
+    {"inline", "programs with one caller are inlined"},
+    {"clone", "small shared programs are copied into their callers"},
+};
+std::span<const OptimisationName> optimisation_names() { return names; }
+
+namespace {
+
+/// What the first phase makes of one program.
+struct Unit {
+  std::vector<char> bitcode;
+  Summary summary;
+};
+
+class Link {
+  template <class F> auto timed(std::string name, F f) {
+    auto start = std::chrono::steady_clock::now();
+    auto r = f();
+    std::chrono::duration<double> d = std::chrono::steady_clock::now() - start;
+    result_.stats.phases.push_back({std::move(name), d.count()});
+    return r;
+  }
+
+  /// Runs `f(i)` for every i on all threads; all errors, in order.
+  template <class F> Error parallel(std::string phase, size_t n, F f) {
+    return timed(phase, [&] {
+      std::vector<std::optional<Error>> errors(n);
+      std::atomic<size_t> done{0};
+      const auto caller = std::this_thread::get_id();
+      arena_.execute([&] {
+        tbb::parallel_for(tbb::blocked_range<size_t>(0, n, 1), [&](const tbb::blocked_range<size_t> &range) {
+          for (size_t i = range.begin(); i < range.end(); ++i) {
+            errors[i].emplace(f(i));
+            size_t d = ++done;
+            if (options_.progress && std::this_thread::get_id() == caller)
+              options_.progress(phase, d, n);
+          }
+        }, tbb::simple_partitioner());
+      });
+      std::vector<Error> all;
+      for (auto &e : errors)
+        all.push_back(std::move(*e));
+      return join_sorted(std::move(all));
+    });
+  }
+
+public:
+  Link(const Pipeline &pipeline, const LinkOptions &options)
+      : pipeline_(pipeline), options_(options), arena_(options.threads ? int(options.threads) : tbb::task_arena::automatic) {}
+
+  Expected<CallGraph> analyse() {
+    if (Error e = check_options())
+      return e;
+    // Beyond this point every program is valid bitcode with a summary; bytecode is not looked at again.
+    if (Error e = translate_programs())
+      return e;
+    // Beyond this point every tail-call site knows what the slots that indices are loaded from hold.
+    if (Error e = summarise_states())
+      return e;
+    return timed("graph", [&]() -> Expected<CallGraph> {
+      std::vector<Summary> summaries;
+      for (Unit &u : units_)
+        summaries.push_back(std::move(u.summary));
+      return build_call_graph(pipeline_, std::move(summaries), options_.policies);
+    });
+  }
+
+  Expected<LinkResult> run() {
+    // Beyond this point it is known which tail call can reach which program.
+    Expected<CallGraph> graph = analyse();
+    if (!graph)
+      return graph.takeError();
+    result_.graph = std::move(*graph);
+    // Beyond this point the plan does not change: what is inlined, called or left, and in which partition.
+    if (Error e = plan())
+      return e;
+    // Beyond this point there is machine code, one object a partition.
+    if (Error e = generate())
+      return e;
+    // And now one object in all.
+    if (Error e = write())
+      return e;
+    return std::move(result_);
+  }
+
+private:
+  bool enabled(StringRef name) const {
+    return std::find(options_.disabled.begin(), options_.disabled.end(), name) == options_.disabled.end();
+  }
+
+  Error check_options() {
+    for (const std::string &d : options_.disabled)
+      if (std::none_of(std::begin(names), std::end(names), [&](auto &n) { return n.name == d; }))
+        return input_error("there is no optimisation named '" + d + "'").error();
+    return make_target_machine(options_.cpu, Effort::full).takeError();
+  }
+
+  Error save(const Module &module, const Twine &name) {
+    if (options_.save_temps.empty())
+      return Error::success();
+    std::error_code ec = sys::fs::create_directories(options_.save_temps);
+    std::string path = (options_.save_temps + "/" + name + ".ll").str();
+    raw_fd_ostream os(path, ec);
+    if (ec)
+      return input_error("cannot write " + path + ": " + ec.message()).error();
+    module.print(os, nullptr);
+    return Error::success();
+  }
+
+  // --- one program at a time ---
+
+  Error translate_programs() {
+    units_.resize(pipeline_.programs.size());
+    for (const Program &p : pipeline_.programs)
+      result_.stats.bytecode_insns += p.insns.size();
+    TranslateOptions options;
+    options.debug_info = options_.debug_info;
+    options.scratch = options_.scratch;
+    options.alias_domains = enabled("alias-domains");
+    options.helper_effects = enabled("helper-effects");
+    options.inline_lookups = enabled("inline-lookups");
+    options.fold_config = enabled("fold-config");
+    return parallel("translate", units_.size(), [&](size_t i) -> Error {
+      LLVMContext context;
+      context.setDiscardValueNames(options_.save_temps.empty());
+      ProgId id{uint32_t(i)};
+      const std::string &name = pipeline_[id].name;
+      Expected<std::unique_ptr<Module>> module = translate(pipeline_, id, context, options);
+      if (!module)
+        return module.takeError();
+      if (Error e = save(**module, name + ".0-translated"))
+        return e;
+      auto tm = make_target_machine(options_.cpu, Effort::full);
+      if (!tm)
+        return tm.takeError();
+      simplify_program(**module, **tm);
+      units_[i].summary = summarise(pipeline_, id, **module, **tm);
+      if (Error e = save(**module, name + ".1-simplified"))
+        return e;
+      units_[i].bitcode = write_bitcode(**module);
+      return Error::success();
+    });
+  }
+
+  static std::vector<char> write_bitcode(const Module &module) {
+    SmallVector<char, 0> bytes;
+    raw_svector_ostream os(bytes);
+    WriteBitcodeToFile(module, os);
+    return {bytes.begin(), bytes.end()};
+  }
+
+  /// Only where some index is loaded from state that its program found on entry.
+  Error summarise_states() {
+    std::vector<StateSlot> slots;
+    for (const Unit &u : units_)
+      collect_index_slots(u.summary, slots);
+    std::sort(slots.begin(), slots.end());
+    slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
+    if (slots.empty())
+      return Error::success();
+    return parallel("state", units_.size(), [&](size_t i) -> Error {
+      if (units_[i].summary.sites.empty())
+        return Error::success();
+      LLVMContext context;
+      StringRef bytes(units_[i].bitcode.data(), units_[i].bitcode.size());
+      Expected<std::unique_ptr<Module>> module = parseBitcodeFile(MemoryBufferRef(bytes, ""), context);
+      if (!module)
+        return module.takeError();
+      auto tm = make_target_machine(options_.cpu, Effort::full);
+      if (!tm)
+        return tm.takeError();
+      summarise_state(pipeline_, **module, **tm, slots, units_[i].summary);
+      return Error::success();
+    });
+  }
+
+  // --- the whole, without code ---
+
+  Error plan() {
+    return timed("plan", [&]() -> Error {
+      PlanOptions options = options_.plan;
+      if (!enabled("inline"))
+        options.inline_single_caller = false;
+      if (!enabled("clone"))
+        options.clone_limit_ir = 0;
+      Expected<LinkPlan> plan = make_plan(result_.graph, options);
+      if (!plan)
+        return plan.takeError();
+      result_.plan = std::move(*plan);
+      result_.stats.partitions = uint32_t(result_.plan.partitions.size());
+      return Error::success();
+    });
+  }
+
+  // --- one partition at a time ---
+
+  Error generate() {
+    const LinkPlan &plan = result_.plan;
+    std::vector<std::vector<char>> bitcode;
+    for (Unit &u : units_)
+      bitcode.push_back(std::move(u.bitcode));
+    FuseInput input{pipeline_, result_.graph, plan, layout_, bitcode, std::vector<bool>(pipeline_.programs.size())};
+    for (const PlannedSite &site : plan.sites)
+      for (const PlannedEdge &a : site.alternatives)
+        if (a.treatment == Treatment::direct)
+          input.called[index(*a.edge.to)] = true;
+    if (plan.mode == PlanOptions::chain)
+      input.called.assign(pipeline_.programs.size(), true);
+
+    objects_.resize(plan.partitions.size());
+    std::vector<uint64_t> ir(objects_.size());
+    std::vector<Effort> efforts(objects_.size());
+    const PassOptions passes{.forward_state = enabled("forward-state")};
+    Error e = parallel("generate", objects_.size(), [&](size_t i) -> Error {
+      LLVMContext context;
+      context.setDiscardValueNames(options_.save_temps.empty());
+      Expected<std::unique_ptr<Module>> module = fuse(input, plan.partitions[i], context);
+      if (!module)
+        return module.takeError();
+      if (Error e = save(**module, "partition" + Twine(i) + ".2-fused"))
+        return e;
+      size_t largest = 0;
+      for (const Function &f : **module)
+        largest = std::max<size_t>(largest, f.getInstructionCount());
+      efforts[i] = effort_for(largest);
+      auto tm = make_target_machine(options_.cpu, efforts[i]);
+      if (!tm)
+        return tm.takeError();
+      optimise_fused(**module, **tm, passes);
+      if (Error e = save(**module, "partition" + Twine(i) + ".3-optimised"))
+        return e;
+      bind_instance(**module, layout_);
+      clean_up(**module, **tm);
+      if (Error e = save(**module, "partition" + Twine(i) + ".4-bound"))
+        return e;
+      ir[i] = count_instructions(**module);
+      Expected<std::vector<uint8_t>> object = generate_code(**module, **tm);
+      if (!object)
+        return object.takeError();
+      objects_[i] = std::move(*object);
+      return Error::success();
+    });
+    for (size_t i = 0; i < objects_.size(); ++i) {
+      result_.stats.ir_insns += ir[i];
+      if (efforts[i] != Effort::full)
+        result_.stats.notes.push_back(formatv("partition {0}: {1} optimisation, for its size", i,
+                                              efforts[i] == Effort::reduced ? "reduced" : "minimal"));
+    }
+    return e;
+  }
+
+  // --- the image ---
+
+  ImageInfo describe() {
+    const LinkPlan &plan = result_.plan;
+    ImageInfo info;
+    info.name = options_.name;
+    Expected<TargetCpu> cpu = resolve_cpu(options_.cpu);
+    info.target = "x86_64-unknown-linux-gnu " + (cpu ? cpu->name + " " + cpu->features : std::string());
+    if (!cpu)
+      consumeError(cpu.takeError());
+    info.form = "object";
+    std::set<std::string> helpers{"ujit_load_packet", "ujit_call_helper"};
+    for (const Program &p : pipeline_.programs) {
+      ProgId id{uint32_t(&p - pipeline_.programs.data())};
+      const PlannedProgram &planned = plan[id];
+      if (planned.role == PlannedProgram::dead)
+        continue;
+      for (uint32_t h : result_.graph.summaries[index(id)].helpers)
+        if (h != helper_tail_call)
+          helpers.insert(std::string(find_helper(h)->name));
+      if (planned.entry && planned.role == PlannedProgram::function)
+        info.entries.push_back({p.name, entry_symbol(p), p.type});
+      ImageProgram described{p.name, program_digest(pipeline_, id), "", p.object, uint32_t(p.insns.size()), p.lines};
+      if (plan.mode == PlanOptions::chain)
+        described.symbol = program_symbol(p);
+      else if (planned.needs_chain_copy)
+        described.symbol = chain_symbol(p);
+      info.programs.push_back(std::move(described));
+    }
+    for (const InstanceSlot &slot : layout_.slots()) {
+      ImageSlot s{slot, "cpu"};
+      if (slot.kind == InstanceSlot::program)
+        s.name = pipeline_.programs[slot.id].name;
+      else if (slot.kind == InstanceSlot::constant)
+        s.name = pipeline_.maps[slot.id].name + ":" + pipeline_.maps[slot.id].bound[slot.sub].name;
+      else if (slot.kind != InstanceSlot::cpu)
+        s.name = pipeline_.maps[slot.id].name;
+      info.instance.push_back(std::move(s));
+    }
+    for (const PlannedSite &site : plan.sites)
+      for (const PlannedEdge &a : site.alternatives)
+        info.edges.push_back({pipeline_[site.from].name, a.edge.to ? pipeline_[*a.edge.to].name : "",
+                              pipeline_[a.edge.map].name, std::string(name_of(a.edge.kind)),
+                              std::string(name_of(a.treatment)),
+                              result_.graph.summaries[index(site.from)].sites[site.site].insn, int64_t(a.edge.slot)});
+    info.helpers.assign(helpers.begin(), helpers.end());
+    return info;
+  }
+
+  static uint32_t text_bytes(const std::vector<uint8_t> &image) {
+    MemoryBufferRef buffer(StringRef(reinterpret_cast<const char *>(image.data()), image.size()), "image");
+    uint64_t n = 0;
+    if (auto object = object::ObjectFile::createObjectFile(buffer)) {
+      for (const object::SectionRef &s : (*object)->sections())
+        n += s.isText() ? s.getSize() : 0;
+    } else {
+      consumeError(object.takeError());
+    }
+    return uint32_t(n);
+  }
+
+  Error write() {
+    return timed("image", [&]() -> Error {
+      ImageInfo info = describe();
+      Expected<std::vector<uint8_t>> merged = write_image(objects_, info);
+      if (!merged)
+        return merged.takeError();
+      std::vector<std::string> roots;
+      for (const ImageEntry &e : info.entries)
+        roots.push_back(e.symbol);
+      Expected<uint32_t> stack = worst_stack(*merged, roots);
+      if (!stack)
+        return stack.takeError();
+      result_.stats.max_stack_bytes = info.stack_bytes = *stack;
+      result_.stats.code_bytes = info.code_bytes = text_bytes(*merged);
+      Expected<std::vector<uint8_t>> image = write_image(objects_, info);
+      if (!image)
+        return image.takeError();
+      result_.image.object = std::move(*image);
+      return Error::success();
+    });
+  }
+
+  const Pipeline &pipeline_;
+  const LinkOptions &options_;
+  tbb::task_arena arena_;
+  InstanceLayout layout_{pipeline_};
+  std::vector<Unit> units_;
+  std::vector<std::vector<uint8_t>> objects_;
+  LinkResult result_;
+};
+
+} // namespace
+
+Expected<LinkResult> link(const Pipeline &pipeline, const LinkOptions &options) {
+  return Link(pipeline, options).run();
+}
+
+Expected<CallGraph> analyse(const Pipeline &pipeline, const LinkOptions &options) {
+  return Link(pipeline, options).analyse();
+}
+
+} // namespace ujit

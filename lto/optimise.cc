@@ -1,0 +1,206 @@
+#include "lto/optimise.h"
+
+#include "lto/analyses.h"
+
+#include "translator/error.h"
+
+#include "llvm/Analysis/AssumptionCache.h"
+#include "llvm/MC/MCSubtargetInfo.h"
+#include "llvm/MC/TargetRegistry.h"
+#include "llvm/Support/CommandLine.h"
+#include "llvm/Support/TargetSelect.h"
+#include "llvm/TargetParser/Host.h"
+#include "llvm/Transforms/InstCombine/InstCombine.h"
+#include "llvm/Transforms/Scalar/ADCE.h"
+#include "llvm/Transforms/Scalar/CorrelatedValuePropagation.h"
+#include "llvm/Transforms/Scalar/DeadStoreElimination.h"
+#include "llvm/Transforms/Scalar/EarlyCSE.h"
+#include "llvm/Transforms/Scalar/GVN.h"
+#include "llvm/Transforms/Scalar/JumpThreading.h"
+#include "llvm/Transforms/Scalar/SROA.h"
+#include "llvm/Transforms/Scalar/SimplifyCFG.h"
+#include "llvm/Transforms/Utils/Cloning.h"
+
+#include <mutex>
+
+namespace ujit {
+
+using namespace llvm;
+
+/// Beyond these sizes of one function, measured on generated programs: InstCombine, GVN and the register
+/// allocator stop being linear in practice.
+constexpr size_t full_limit = 60'000, reduced_limit = 250'000;
+
+Effort effort_for(size_t n) {
+  return n <= full_limit ? Effort::full : n <= reduced_limit ? Effort::reduced : Effort::minimal;
+}
+
+void initialise_llvm() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    InitializeNativeTarget();
+    InitializeNativeTargetAsmPrinter();
+    InitializeNativeTargetAsmParser();
+    InitializeNativeTargetDisassembler();
+    // Passes of the code generator that cost time and gave nothing measurable on this kind of code.
+    const char *args[] = {"ujit-lto", "-enable-misched=false", "-disable-post-ra", "-consthoist-min-num-to-rebase=1000000",
+                          "-disable-machine-licm", "-disable-constant-hoisting", "-disable-cgp-branch-opts"};
+    cl::ParseCommandLineOptions(int(std::size(args)), args, "", &nulls());
+  });
+}
+
+Expected<TargetCpu> resolve_cpu(const std::string &cpu) {
+  static constexpr StringRef allowed[] = {"64bit", "cx8",  "cx16", "cmov",  "movbe", "popcnt", "lzcnt",
+                                          "bmi",   "bmi2", "adx",  "sahf",  "fxsr"};
+  TargetCpu result;
+  std::string features;
+  auto add = [&](const Twine &f) { result.features += ((result.features.empty() ? "" : ",") + f).str(); };
+  if (cpu == "native") {
+    result.name = "x86-64";
+    StringMap<bool> host = sys::getHostCPUFeatures();
+    for (StringRef f : allowed)
+      if (host.lookup(f))
+        add("+" + f);
+  } else {
+    result.name = cpu;
+  }
+  for (StringRef f : {"x87", "mmx", "sse", "sse2", "avx", "avx512f"})
+    add("-" + f);
+  add("+soft-float");
+  return result;
+}
+
+Expected<std::unique_ptr<TargetMachine>> make_target_machine(const std::string &cpu, Effort effort) {
+  initialise_llvm();
+  Expected<TargetCpu> resolved = resolve_cpu(cpu);
+  if (!resolved)
+    return resolved.takeError();
+  std::string why;
+  const std::string triple = "x86_64-unknown-linux-gnu";
+  const Target *target = TargetRegistry::lookupTarget(triple, why);
+  if (!target)
+    return internal_error("no code generator for " + triple + ": " + why).error();
+  std::unique_ptr<MCSubtargetInfo> known(target->createMCSubtargetInfo(triple, "", ""));
+  if (!known->isCPUStringValid(resolved->name))
+    return input_error("unknown CPU '" + cpu + "'").with_hint("use native, or a name such as x86-64-v3").error();
+  TargetOptions options;
+  options.EmitStackSizeSection = true;
+  options.UniqueSectionNames = false;
+  CodeGenOptLevel level = effort == Effort::minimal ? CodeGenOptLevel::None : CodeGenOptLevel::Default;
+  return std::unique_ptr<TargetMachine>(target->createTargetMachine(triple, resolved->name, resolved->features, options,
+                                                                    Reloc::PIC_, CodeModel::Small, level));
+}
+
+namespace {
+
+SimplifyCFGOptions cfg_options() { return SimplifyCFGOptions().convertSwitchRangeToICmp(true).hoistCommonInsts(true); }
+InstCombineOptions combine_options() { return InstCombineOptions().setMaxIterations(1).setVerifyFixpoint(false); }
+
+FunctionPassManager simplify_passes(Effort effort) {
+  FunctionPassManager fpm;
+  fpm.addPass(SROAPass(SROAOptions::ModifyCFG));
+  fpm.addPass(EarlyCSEPass(effort == Effort::full));
+  fpm.addPass(SimplifyCFGPass(cfg_options()));
+  if (effort != Effort::minimal) {
+    fpm.addPass(InstCombinePass(combine_options()));
+    fpm.addPass(SimplifyCFGPass(cfg_options()));
+  }
+  if (effort == Effort::full)
+    fpm.addPass(ADCEPass());
+  return fpm;
+}
+
+FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
+  FunctionPassManager fpm;
+  fpm.addPass(SROAPass(SROAOptions::ModifyCFG));
+  fpm.addPass(EarlyCSEPass(effort == Effort::full));
+  if (effort == Effort::minimal)
+    return fpm;
+  fpm.addPass(SimplifyCFGPass(cfg_options()));
+  fpm.addPass(InstCombinePass(combine_options()));
+  if (effort == Effort::full) {
+    fpm.addPass(JumpThreadingPass());
+    fpm.addPass(CorrelatedValuePropagationPass());
+    fpm.addPass(SimplifyCFGPass(cfg_options()));
+    if (options.forward_state) {
+      fpm.addPass(GVNPass(GVNOptions().setPRE(true).setLoadPRE(true)));
+      fpm.addPass(DSEPass());
+    }
+    fpm.addPass(InstCombinePass(combine_options()));
+    fpm.addPass(JumpThreadingPass());
+  }
+  fpm.addPass(SimplifyCFGPass(cfg_options().sinkCommonInsts(effort == Effort::full)));
+  fpm.addPass(InstCombinePass(combine_options()));
+  fpm.addPass(ADCEPass());
+  return fpm;
+}
+
+} // namespace
+
+size_t count_instructions(const Module &module) {
+  size_t n = 0;
+  for (const Function &f : module)
+    n += f.getInstructionCount();
+  return n;
+}
+
+/// A subprogram is inlined if it has one call or is small; one that tail-calls is not, since the call ends
+/// only the subprogram.
+static bool inline_subprograms(Module &module) {
+  constexpr unsigned small = 40;
+  bool any = false;
+  for (Function &f : module) {
+    if (f.isDeclaration() || !f.hasLocalLinkage() || f.hasAddressTaken())
+      continue;
+    bool tail_calls = false;
+    for (const BasicBlock &b : f)
+      for (const Instruction &i : b)
+        if (auto *c = dyn_cast<CallInst>(&i))
+          tail_calls |= c->getCalledFunction() && (c->getCalledFunction()->getName() == "ujit.tail_call" ||
+                                                   c->getCalledFunction() == &f);
+    if (tail_calls || !(f.hasOneUse() || f.getInstructionCount() <= small))
+      continue;
+    SmallVector<CallInst *> calls;
+    for (User *u : f.users())
+      if (auto *c = dyn_cast<CallInst>(u); c && !c->getFunction()->getName().ends_with(".callback"))
+        calls.push_back(c); // a callback's entry only passes on what it was given
+    for (CallInst *c : calls) {
+      InlineFunctionInfo info;
+      any |= InlineFunction(*c, info).isSuccess();
+    }
+  }
+  for (Function &f : make_early_inc_range(module))
+    if (f.hasLocalLinkage() && f.use_empty())
+      f.eraseFromParent();
+  return any;
+}
+
+void simplify_program(Module &module, TargetMachine &tm) {
+  auto simplify = [&] {
+    Analyses analyses(tm);
+    for (Function &f : module)
+      if (!f.isDeclaration())
+        simplify_passes(effort_for(f.getInstructionCount())).run(f, analyses.functions);
+  };
+  simplify();
+  if (inline_subprograms(module))
+    simplify();
+}
+
+void optimise_fused(Module &module, TargetMachine &tm, const PassOptions &options) {
+  Analyses analyses(tm);
+  for (Function &f : module)
+    if (!f.isDeclaration())
+      fused_passes(effort_for(f.getInstructionCount()), options).run(f, analyses.functions);
+}
+
+void clean_up(Module &module, TargetMachine &tm) {
+  Analyses analyses(tm);
+  FunctionPassManager fpm;
+  fpm.addPass(EarlyCSEPass(false));
+  for (Function &f : module)
+    if (!f.isDeclaration())
+      fpm.run(f, analyses.functions);
+}
+
+} // namespace ujit

@@ -1,0 +1,49 @@
+// The pass pipelines. They are chosen by measurement, not by name: on verified datapath code LLVM's default
+// O2 takes twice the time for larger code (docs/design.md, "The ladder").
+#pragma once
+
+#include "llvm/IR/Module.h"
+#include "llvm/Target/TargetMachine.h"
+
+#include <memory>
+#include <span>
+#include <string>
+
+namespace ujit {
+
+/// How much work a function gets, by its size: the costs of some passes are not linear.
+enum class Effort : uint8_t { full, reduced, minimal };
+Effort effort_for(size_t ir_insns);
+
+/// Called once per process before any other function here; sets LLVM up. Thread-safe.
+void initialise_llvm();
+
+/// A target machine for the calling thread. `cpu`: "native" or an LLVM name. Errors: unknown CPU.
+llvm::Expected<std::unique_ptr<llvm::TargetMachine>> make_target_machine(const std::string &cpu, Effort effort);
+
+/// "native" resolved to the name and the allowed features of this machine, as LLVM spells them: integer
+/// extensions only, never vector or floating-point registers.
+struct TargetCpu {
+  std::string name, features;
+};
+llvm::Expected<TargetCpu> resolve_cpu(const std::string &cpu);
+
+/// What can be left out by name, to see what it gives: see optimisation_names().
+struct PassOptions {
+  bool forward_state = true; ///< store-to-load forwarding, dead stores: what carries state across borders
+};
+
+/// One program: makes the graph visible (constant indices, dead code) and the code small. Inlines small
+/// subprograms.
+void simplify_program(llvm::Module &module, llvm::TargetMachine &tm);
+
+/// Fused functions, after inlining.
+void optimise_fused(llvm::Module &module, llvm::TargetMachine &tm, const PassOptions &options);
+
+/// Merges what lowering the instance symbols made.
+void clean_up(llvm::Module &module, llvm::TargetMachine &tm);
+
+/// Instructions in a module's functions, debug intrinsics aside.
+size_t count_instructions(const llvm::Module &module);
+
+} // namespace ujit

@@ -1,0 +1,41 @@
+// Control flow of one subprogram: basic blocks over slot numbers, in order of address, with register
+// liveness.
+#pragma once
+
+#include "translator/program.h"
+
+#include "llvm/ADT/SmallVector.h"
+
+namespace ujit {
+
+/// Instruction slots [first, end) that are entered at the top and left at the bottom.
+struct Block {
+  uint32_t first = 0;
+  uint32_t end = 0;
+  uint32_t last = 0; ///< slot of the last instruction (a wide one starts at end - 2)
+  /// Indices into Cfg::blocks, each once. Of a conditional jump: [0] falls through, [1] is taken.
+  llvm::SmallVector<uint32_t, 2> successors;
+  llvm::SmallVector<uint32_t, 2> predecessors;
+  uint16_t live_in = 0; ///< bit N: register N may be read before it is written
+};
+
+struct Cfg {
+  std::vector<Block> blocks; ///< [0] is the entry
+  /// Indices of the blocks that control can reach, in reverse post-order.
+  std::vector<uint32_t> order;
+
+  uint32_t block_at(uint32_t slot) const; ///< the block that starts at `slot`; there must be one
+};
+
+/// Registers that an instruction reads and writes, as bit masks. A call reads r1 to r5 up to `call_args`
+/// and overwrites r0 to r5.
+struct RegisterUse {
+  uint16_t reads = 0;
+  uint16_t writes = 0;
+};
+RegisterUse register_use(const Insn &insn, const InsnRow &row, unsigned call_args);
+
+/// `program` must have passed check_program(). Time is linear in the instructions.
+Cfg build_cfg(const Program &program, const Subprogram &sub);
+
+} // namespace ujit

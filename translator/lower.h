@@ -1,0 +1,44 @@
+// Bytecode to LLVM IR, one program at a time.
+//
+// The module that comes out is not yet bound to anything: maps, instance constants and tail calls are
+// symbols, which the fusing phase (lto/fuse.cc) replaces once it knows the whole pipeline.
+//
+//   ujit.<program>            i64 (ptr context, ptr instance, i64 count)     the program
+//   ujit.<program>.<sub>      i64 (ptr instance, i64 count, r1 ... r5)       a subprogram, internal
+//   @ujit.map.N               the address of map N, as helpers take it
+//   @ujit.values.N            the address of element 0 of map N (data maps, arrays; per-CPU: this CPU's)
+//   @ujit.bound.N.K           an i64 in the instance: bound constant K of map N
+//   @ujit.cpu                 an i64 in the instance: number of this CPU
+//   @ujit.const.N             the contents of a frozen map, as a constant
+//   @ujit.tail_call           void (ptr context, ptr map, i32 index, i32 slot): a tail call; comes back if it fails
+//   @bpf_...                  helpers
+#pragma once
+
+#include "translator/program.h"
+
+#include "llvm/IR/Module.h"
+
+namespace ujit {
+
+struct TranslateOptions {
+  bool debug_info = true;
+  /// Maps whose values only this pipeline's programs touch, one CPU at a time, by the user's word: plain loads and stores.
+  std::vector<bool> scratch;
+  /// Facts for the optimiser, each of which can be left out to see what it gives.
+  bool alias_domains = true;
+  bool helper_effects = true;
+  bool inline_lookups = true;
+  bool fold_config = true;
+};
+
+/// Errors: what check_program() and the provenance analysis refuse; anything that is not supported, by name.
+Expected<std::unique_ptr<llvm::Module>> translate(const Pipeline &pipeline, ProgId program,
+                                                  llvm::LLVMContext &context, const TranslateOptions &options);
+
+std::string program_symbol(const Program &program);
+std::string subprogram_symbol(const Program &program, const Subprogram &sub);
+
+/// Triple and data layout of all modules.
+void set_target(llvm::Module &module);
+
+} // namespace ujit

@@ -1,0 +1,296 @@
+// Loads, stores and atomics. docs/memory-model.md is the law here. In short:
+//
+//   stack        plain: nobody else sees it
+//   context      plain: belongs to this run of the pipeline; pointer fields widen (context.h)
+//   packet       one load instruction yields one value (`freeze`), as others may write the buffer
+//   map values   relaxed and never torn (`unordered`) where natural alignment is proven, else one load, one value
+//   scratch      plain, by the manifest's word
+//   frozen data  constants
+#include "translator/lowering.h"
+
+#include "translator/context.h"
+
+#include "llvm/IR/MDBuilder.h"
+#include "llvm/Support/FormatVariadic.h"
+
+namespace ujit {
+
+using namespace llvm;
+using Kind = Provenance::Kind;
+
+// --- Alias domains -----------------------------------------------------------------------------------
+
+ProgramLowering::Domain ProgramLowering::domain_of(const Provenance &p) const {
+  switch (p.kind) {
+  case Kind::context: return Domain::context;
+  case Kind::packet: case Kind::packet_end: return Domain::packet;
+  case Kind::map_value: {
+    if (p.id == Provenance::any_map)
+      return Domain::maps;
+    // An inner map may be any allocation of its shape; a map that is not one of those is only itself.
+    return pipeline.maps[p.id].is_template ? Domain::maps : Domain::one_map;
+  }
+  default: return Domain::none;
+  }
+}
+
+MDNode *ProgramLowering::domain_tag(Domain domain, uint32_t map) {
+  if (!options.alias_domains)
+    return nullptr;
+  MDBuilder md(context());
+  MDNode *root = md.createTBAARoot("ujit");
+  MDNode *type = nullptr;
+  switch (domain) {
+  case Domain::none: return nullptr;
+  case Domain::io: type = md.createTBAAScalarTypeNode("io", root); break;
+  case Domain::context:
+    type = md.createTBAAScalarTypeNode("context", md.createTBAAScalarTypeNode("io", root));
+    break;
+  case Domain::packet:
+    type = md.createTBAAScalarTypeNode("packet", md.createTBAAScalarTypeNode("io", root));
+    break;
+  case Domain::maps: type = md.createTBAAScalarTypeNode("maps", root); break;
+  case Domain::one_map:
+    type = md.createTBAAScalarTypeNode("map " + pipeline.maps[map].name,
+                                       md.createTBAAScalarTypeNode("maps", root));
+    break;
+  }
+  return md.createTBAAStructTagNode(type, type, 0);
+}
+
+// --- Accesses ----------------------------------------------------------------------------------------
+
+Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_t offset, unsigned bits, bool write) {
+  const Provenance &p = state_.regs[base];
+  const unsigned size = bits / 8;
+  Access a;
+  auto at = [&](int64_t off) {
+    Value *v = as_ptr(base);
+    return off ? builder_.CreateConstGEP1_64(builder_.getInt8Ty(), v, uint64_t(off)) : v;
+  };
+  switch (p.kind) {
+  case Kind::stack:
+    a.own_frame = true;
+    if (p.exact) {
+      a.address = stack_address(p.offset + offset);
+      a.aligned = (p.offset + offset) % int64_t(size) == 0;
+    } else {
+      a.address = at(offset);
+    }
+    return a;
+  case Kind::context: {
+    if (!p.exact)
+      return fail(unsupported("context access at a variable offset").at(slot));
+    int64_t off = p.offset + offset;
+    if (!context_fields(program_.type).empty()) {
+      const ContextField *f = context_field(program_.type, off, size);
+      if (!f)
+        return fail(input_error(formatv("no context field at offset {0}, size {1}", off, size)).at(slot));
+      if (f->kind != FieldKind::scalar)
+        return fail(input_error(formatv("context field {0} is a pointer and cannot be {1}", f->name,
+                                        write ? "written" : "read in parts"))
+                        .at(slot));
+      if (write && !f->writable)
+        return fail(input_error(formatv("context field {0} cannot be written", f->name)).at(slot));
+    }
+    a.address = at(off - p.offset);
+    a.aligned = off % int64_t(size) == 0;
+    a.tag = p_.domain_tag(ProgramLowering::Domain::context);
+    return a;
+  }
+  case Kind::packet:
+    a.shared = true;
+    break;
+  case Kind::map_value: {
+    const Map *map = p.id == Provenance::any_map ? nullptr : &p_.pipeline.maps[p.id];
+    if (write && map && map->frozen)
+      return fail(input_error(formatv("map {0} is read-only", map->name)).at(slot));
+    a.shared = !(map && p.id < p_.options.scratch.size() && p_.options.scratch[p.id]);
+    a.invariant = map && map->frozen && map->is_data();
+    a.aligned = p.exact && (p.offset + offset) % int64_t(size) == 0;
+    break;
+  }
+  case Kind::outer_stack: break;
+  case Kind::memory: a.shared = true; break;
+  case Kind::scalar: case Kind::mixed:
+    if (program_.type != ProgType::unspec)
+      return fail(unsupported(formatv("r{0} is dereferenced, but where it points to cannot be followed", base))
+                      .at(slot)
+                      .note(p.kind == Kind::mixed ? "it is a pointer of one kind on one path and something else on another"
+                                                  : "it was loaded from memory, or computed")
+                      .with_hint("pointers are followed through registers and 8-byte spills to the stack"));
+    a.shared = true;
+    break;
+  case Kind::packet_end: case Kind::map_object: case Kind::function: case Kind::unset:
+    return fail(input_error(formatv("r{0} does not point to memory that can be accessed", base)).at(slot));
+  }
+  a.address = at(offset);
+  a.tag = p_.domain_tag(p_.domain_of(p), p.id);
+  return a;
+}
+
+Value *Lowering::load(const Access &a, Type *type) {
+  const uint64_t bytes = function_->getDataLayout().getTypeStoreSize(type);
+  LoadInst *l = builder_.CreateAlignedLoad(type, a.address, a.aligned ? Align(bytes) : Align(1));
+  l->setMetadata(LLVMContext::MD_tbaa, a.tag);
+  if (a.invariant)
+    l->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(p_.context(), {}));
+  else if (a.shared && a.aligned)
+    l->setAtomic(AtomicOrdering::Unordered);
+  else if (a.shared || (a.own_frame && frame_.whole))
+    return builder_.CreateFreeze(l);
+  return l;
+}
+
+void Lowering::store(const Access &a, Value *value) {
+  const uint64_t bytes = function_->getDataLayout().getTypeStoreSize(value->getType());
+  StoreInst *s = builder_.CreateAlignedStore(value, a.address, a.aligned ? Align(bytes) : Align(1));
+  s->setMetadata(LLVMContext::MD_tbaa, a.tag);
+  if (a.shared && a.aligned)
+    s->setAtomic(AtomicOrdering::Unordered);
+}
+
+/// A load from read-only data at a known offset: a constant, or a bound constant of the instance.
+Value *Lowering::frozen_load(const Provenance &base, int64_t offset, unsigned bits) {
+  if (base.kind != Kind::map_value || !base.exact || base.id == Provenance::any_map || !p_.options.fold_config)
+    return nullptr;
+  const Map &map = p_.pipeline.maps[base.id];
+  const int64_t start = base.offset + offset, end = start + bits / 8;
+  if (!map.frozen || start < 0 || end > int64_t(map.contents.size()))
+    return nullptr;
+  for (size_t k = 0; k < map.bound.size(); ++k) {
+    const BoundConstant &c = map.bound[k];
+    if (end <= c.offset || start >= int64_t(c.offset + c.size))
+      continue;
+    if (start < c.offset || end > int64_t(c.offset + c.size) || c.size > 8)
+      return nullptr; // straddles: read the memory
+    Value *v = builder_.CreateAlignedLoad(i64(), p_.symbol("ujit.bound." + Twine(base.id) + "." + Twine(k), i64()), Align(8));
+    cast<LoadInst>(v)->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(p_.context(), {}));
+    v = builder_.CreateLShr(v, uint64_t(start - c.offset) * 8);
+    return builder_.CreateTrunc(v, int_of(bits));
+  }
+  uint64_t v = 0;
+  for (int64_t i = end - 1; i >= start; --i)
+    v = v << 8 | map.contents[size_t(i)];
+  return ConstantInt::get(int_of(bits), v);
+}
+
+Error Lowering::lower_load(uint32_t slot, const Insn &insn, const InsnRow &row) {
+  const Provenance base = state_.regs[insn.src];
+  // A pointer field of the context: wider than in the UAPI struct, and elsewhere.
+  if (base.kind == Kind::context && base.exact) {
+    int64_t off = base.offset + insn.offset;
+    const ContextField *f = context_field(program_.type, off, row.bits / 8);
+    if (f && f->kind != FieldKind::scalar && off == f->offset && row.bits / 8 == f->size && row.op == Op::load) {
+      Value *address = builder_.CreateConstGEP1_64(builder_.getInt8Ty(), as_ptr(insn.src), uint64_t(f->target - base.offset));
+      LoadInst *l = builder_.CreateAlignedLoad(builder_.getPtrTy(), address, Align(8));
+      l->setMetadata(LLVMContext::MD_tbaa, p_.domain_tag(ProgramLowering::Domain::context));
+      write(insn.dst, l);
+      return Error::success();
+    }
+  }
+  Value *v = frozen_load(base, insn.offset, row.bits);
+  if (!v) {
+    Expected<Access> a = access(slot, insn.src, insn.offset, row.bits, false);
+    if (!a)
+      return a.takeError();
+    // A spilled pointer comes back as one.
+    Provenance spilled = Provenance::number();
+    if (row.bits == 64 && base.exact && base.kind == Kind::stack)
+      spilled = state_.frame.load(base.offset + insn.offset);
+    else if (row.bits == 64 && base.exact && base.kind == Kind::outer_stack)
+      spilled = state_.outer.load(base.offset + insn.offset);
+    if (is_recomputed(spilled)) {
+      write(insn.dst, nullptr);
+      return Error::success();
+    }
+    if (has_pointer_form(spilled)) {
+      write(insn.dst, load(*a, builder_.getPtrTy()));
+      return Error::success();
+    }
+    if (row.op == Op::load_acquire) {
+      LoadInst *l = builder_.CreateAlignedLoad(int_of(row.bits), a->address, Align(row.bits / 8));
+      l->setAtomic(AtomicOrdering::Acquire);
+      v = l;
+    } else {
+      v = load(*a, int_of(row.bits));
+    }
+  }
+  write(insn.dst, row.op == Op::load_sx ? builder_.CreateSExt(v, i64()) : builder_.CreateZExt(v, i64()));
+  return Error::success();
+}
+
+Error Lowering::lower_store(uint32_t slot, const Insn &insn, const InsnRow &row) {
+  Expected<Access> a = access(slot, insn.dst, insn.offset, row.bits, true);
+  if (!a)
+    return a.takeError();
+  Value *v;
+  if (row.source == Operand::imm)
+    v = ConstantInt::get(int_of(row.bits), uint64_t(int64_t(insn.imm)), true);
+  else if (row.bits == 64 && has_pointer_form(state_.regs[insn.src]) && !a->shared)
+    v = as_ptr(insn.src);
+  else
+    v = builder_.CreateTrunc(as_int(insn.src), int_of(row.bits));
+  if (row.op == Op::store_release) {
+    StoreInst *s = builder_.CreateAlignedStore(v, a->address, Align(row.bits / 8));
+    s->setAtomic(AtomicOrdering::Release);
+  } else {
+    store(*a, v);
+  }
+  return Error::success();
+}
+
+/// Atomics are naturally aligned: the verifier checks alignment strictly here, also where it does not for plain accesses. With
+/// the old value returned they are fully ordered, otherwise relaxed (Linux kernel memory model, atomic_t.txt).
+Error Lowering::lower_atomic(uint32_t slot, const Insn &insn, const InsnRow &row) {
+  Expected<Access> a = access(slot, insn.dst, insn.offset, row.bits, true);
+  if (!a)
+    return a.takeError();
+  if (state_.regs[insn.dst].exact && !a->aligned && (a->own_frame || state_.regs[insn.dst].kind == Kind::map_value))
+    return fail(input_error(formatv("atomic access of {0} bytes is not aligned", row.bits / 8)).at(slot));
+  Type *type = int_of(row.bits);
+  MaybeAlign align(row.bits / 8);
+  auto narrow = [&](unsigned reg) { return builder_.CreateTrunc(as_int(reg), type); };
+  if (row.op == Op::atomic_cmpxchg) {
+    Value *r = builder_.CreateAtomicCmpXchg(a->address, narrow(0), narrow(insn.src), align,
+                                            AtomicOrdering::SequentiallyConsistent,
+                                            AtomicOrdering::SequentiallyConsistent);
+    write(0, builder_.CreateZExt(builder_.CreateExtractValue(r, 0), i64()));
+    return Error::success();
+  }
+  AtomicRMWInst::BinOp op = row.op == Op::atomic_add   ? AtomicRMWInst::Add
+                            : row.op == Op::atomic_or  ? AtomicRMWInst::Or
+                            : row.op == Op::atomic_and ? AtomicRMWInst::And
+                            : row.op == Op::atomic_xor ? AtomicRMWInst::Xor
+                                                       : AtomicRMWInst::Xchg;
+  Value *old = builder_.CreateAtomicRMW(op, a->address, narrow(insn.src), align,
+                                        row.fetch ? AtomicOrdering::SequentiallyConsistent : AtomicOrdering::Monotonic);
+  if (row.fetch)
+    write(insn.src, builder_.CreateZExt(old, i64()));
+  return Error::success();
+}
+
+/// ld_abs and ld_ind read the packet in network byte order; outside of it the program ends and returns 0.
+Error Lowering::lower_load_packet(uint32_t slot, const Insn &insn, const InsnRow &row) {
+  if (sub_ != 0)
+    return fail(unsupported("packet loads by offset (ld_abs, ld_ind) in a subprogram").at(slot));
+  Value *offset = builder_.getInt32(uint32_t(insn.imm));
+  if (row.op == Op::ld_ind)
+    offset = builder_.CreateAdd(builder_.CreateTrunc(as_int(insn.src), builder_.getInt32Ty()), offset);
+  FunctionCallee f = p_.module.getOrInsertFunction("ujit_load_packet", i64(), builder_.getPtrTy(),
+                                                   builder_.getInt32Ty(), builder_.getInt32Ty());
+  CallInst *v = builder_.CreateCall(f, {as_ptr(6), offset, builder_.getInt32(row.bits / 8)});
+  v->addFnAttr(Attribute::NoUnwind);
+  BasicBlock *outside = BasicBlock::Create(p_.context(), "", function_);
+  BasicBlock *inside = BasicBlock::Create(p_.context(), "", function_);
+  builder_.CreateCondBr(builder_.CreateICmpSLT(v, builder_.getInt64(0)), outside, inside);
+  builder_.SetInsertPoint(outside);
+  builder_.CreateRet(builder_.getInt64(0));
+  builder_.SetInsertPoint(inside);
+  for (unsigned r = 1; r <= 5; ++r)
+    write(r, nullptr);
+  write(0, v);
+  return Error::success();
+}
+
+} // namespace ujit

@@ -1,0 +1,143 @@
+// The state of translating one subprogram. lower.cc walks the blocks, lower_alu.cc, lower_memory.cc and
+// lower_call.cc hold the instructions.
+#pragma once
+
+#include "translator/frame.h"
+#include "translator/helper.h"
+#include "translator/lower.h"
+#include "translator/provenance.h"
+
+#include "llvm/IR/DIBuilder.h"
+#include "llvm/IR/IRBuilder.h"
+
+namespace ujit {
+
+/// What the subprograms of one program share.
+struct ProgramLowering {
+  const Pipeline &pipeline;
+  const Program &program;
+  const TranslateOptions &options;
+  const ProgramFacts &facts;
+  llvm::Module &module;
+  std::vector<llvm::Function *> functions; ///< by subprogram; null where unreached
+  llvm::DIBuilder *debug = nullptr;
+  llvm::DIFile *debug_file = nullptr;
+
+  llvm::LLVMContext &context() const { return module.getContext(); }
+  llvm::GlobalVariable *symbol(const llvm::Twine &name, llvm::Type *type);
+  llvm::Value *map_symbol(uint32_t map);
+  /// Address of element 0; a frozen map without bound constants is a constant itself.
+  llvm::Value *values_symbol(uint32_t map);
+
+  // Alias domains: siblings under one root, so that they survive inlining and linking.
+  enum class Domain : uint8_t { none, context, packet, io, maps, one_map };
+  llvm::MDNode *domain_tag(Domain domain, uint32_t map = 0);
+  Domain domain_of(const Provenance &p) const;
+};
+
+class Lowering {
+public:
+  Lowering(ProgramLowering &program, uint32_t subprogram, const FrameLayout &frame);
+  Error run();
+
+private:
+  using Value = llvm::Value;
+
+  // --- blocks (lower.cc) ---
+  void enter_function();
+  void enter_block(uint32_t block);
+  Error lower_block(uint32_t block);
+  void finish_phis();
+  /// `value` of provenance `from` as the representation that `to` has; may insert at the builder's position.
+  Value *convert(Value *value, const Provenance &from, const Provenance &to);
+  Error lower_insn(uint32_t slot, const Insn &insn, const InsnRow &row);
+  Error lower_branch(uint32_t block, const Insn &insn, const InsnRow &row);
+  void set_location(uint32_t slot);
+  Error fail(LinkError e);
+
+  // --- registers (lower.cc) ---
+  Value *as_int(unsigned reg) { return to_int(values_[reg], state_.regs[reg]); }
+  Value *as_ptr(unsigned reg) { return to_ptr(values_[reg], state_.regs[reg]); }
+  Value *to_int(Value *value, const Provenance &p);
+  Value *to_ptr(Value *value, const Provenance &p);
+  Value *stack_address(int64_t offset);
+  Value *operand(const Insn &insn, const InsnRow &row);          ///< i64
+  Value *operand32(const Insn &insn, const InsnRow &row);        ///< i32
+  void write(unsigned reg, Value *value) { values_[reg] = value; }
+  void write32(unsigned reg, Value *value);
+  static bool has_pointer_form(const Provenance &p) { return p.is_pointer(); }
+  static bool is_recomputed(const Provenance &p) { return p.kind == Provenance::stack && p.exact; }
+
+  // --- arithmetic (lower_alu.cc) ---
+  Value *alu(Op op, Value *a, Value *b);
+  void lower_alu(const Insn &insn, const InsnRow &row);
+  void lower_add_sub(const Insn &insn, const InsnRow &row);
+  void lower_mov(const Insn &insn, const InsnRow &row);
+  void lower_byte_order(const Insn &insn, const InsnRow &row);
+  Value *condition(const Insn &insn, const InsnRow &row);
+
+  // --- memory (lower_memory.cc) ---
+  struct Access {
+    Value *address = nullptr;
+    llvm::MDNode *tag = nullptr;
+    bool shared = false;   ///< others can write it: one load yields one value
+    bool aligned = false;  ///< natural alignment is proven
+    bool own_frame = false;
+    bool invariant = false;
+  };
+  Expected<Access> access(uint32_t slot, unsigned base, int64_t offset, unsigned bits, bool write);
+  Value *load(const Access &a, llvm::Type *type);
+  void store(const Access &a, Value *value);
+  Error lower_load(uint32_t slot, const Insn &insn, const InsnRow &row);
+  Error lower_store(uint32_t slot, const Insn &insn, const InsnRow &row);
+  Error lower_atomic(uint32_t slot, const Insn &insn, const InsnRow &row);
+  Value *frozen_load(const Provenance &base, int64_t offset, unsigned bits);
+  Error lower_load_packet(uint32_t slot, const Insn &insn, const InsnRow &row);
+
+  // --- 64-bit immediates and calls (lower_call.cc) ---
+  Error lower_ld_imm64(uint32_t slot, const Insn &insn, const InsnRow &row);
+  Error lower_helper(uint32_t slot, const Insn &insn);
+  Error lower_local_call(uint32_t slot, const Insn &insn);
+  Error lower_callx(uint32_t slot, const Insn &insn);
+  Error lower_tail_call(uint32_t slot);
+  void lower_array_lookup(uint32_t map);
+  void lower_loop(uint32_t slot, uint32_t callback);
+  Value *callback_thunk(uint32_t subprogram);
+  llvm::CallInst *call_subprogram(uint32_t callee, llvm::ArrayRef<std::pair<Value *, Provenance>> args);
+  void describe_effects(llvm::CallInst *call, const Helper &helper, const HelperEffects *effects);
+  std::optional<uint32_t> inlined_callback(uint32_t helper) const;
+
+  llvm::Type *i64() { return builder_.getInt64Ty(); }
+  llvm::Type *int_of(unsigned bits) { return builder_.getIntNTy(bits); }
+
+  ProgramLowering &p_;
+  const Program &program_;
+  uint32_t sub_;
+  const SubprogramFacts &facts_;
+  const FrameLayout &frame_;
+  llvm::Function *function_;
+  llvm::IRBuilder<> builder_;
+  llvm::DISubprogram *scope_ = nullptr;
+  Value *instance_ = nullptr;
+  Value *count_ = nullptr;
+  std::vector<llvm::AllocaInst *> objects_; ///< by FrameLayout::objects
+
+  std::vector<llvm::BasicBlock *> first_; ///< by block: where its predecessors branch to
+  std::vector<llvm::BasicBlock *> last_;  ///< by block: where it ends (calls may split it)
+  struct Out {
+    std::array<Value *, 11> values;
+    std::array<Provenance, 11> regs;
+  };
+  std::vector<Out> out_; ///< by block
+  std::vector<uint8_t> done_;
+  struct Pending {
+    llvm::PHINode *phi;
+    uint32_t block;
+    unsigned reg;
+  };
+  std::vector<Pending> phis_;
+  std::array<Value *, 11> values_{};
+  State state_;
+};
+
+} // namespace ujit
