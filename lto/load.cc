@@ -27,19 +27,66 @@ std::vector<ConstantSetting> constant_settings(const ManifestObject &o) {
   return out;
 }
 
-std::vector<std::string> map_names(const Pipeline &pipeline) {
-  std::vector<std::string> out;
-  for (const Map &m : pipeline.maps)
-    out.push_back(m.name);
-  return out;
-}
+/// gather() knows nothing of lines: what the manifest names is looked up here first, so that a slip of the
+/// pen is shown where it is. A name may have its object's prefix ("STEM:name"); whether that is right,
+/// gather() decides.
+class NameCheck {
+public:
+  NameCheck(const Manifest &manifest, const std::vector<Object> &objects) : manifest_(manifest) {
+    for (const Object &o : objects) {
+      for (const Program &p : o.programs)
+        programs_.push_back(p.name);
+      for (const RefusedProgram &r : o.refused)
+        programs_.push_back(r.name);
+      for (const Map &m : o.maps)
+        maps_.push_back(m.name);
+    }
+  }
 
-Error unknown_map(const Manifest &manifest, const Pipeline &pipeline, Place place, const std::string &what,
-                  const std::string &name) {
-  const std::string near = nearest(name, map_names(pipeline));
-  return manifest_error(manifest, place, llvm::formatv("{0} '{1}' does not exist", what, name))
-      .with_hint(near.empty() ? "" : "did you mean '" + near + "'?")
-      .error();
+  Error run() {
+    for (const NamedPlace &e : manifest_.entries)
+      check(e.name, e.place, "entry", programs_);
+    for (const ManifestProgArray &a : manifest_.prog_arrays) {
+      check(a.map, a.place, "prog array", maps_);
+      for (const ManifestSlot &s : a.slots)
+        check(s.program, s.place, "program", programs_);
+    }
+    for (const NamedPlace &m : manifest_.scratch_maps)
+      check(m.name, m.place, "scratch map", maps_);
+    return std::move(errors_);
+  }
+
+private:
+  void check(const std::string &name, Place place, const char *what, const std::vector<std::string> &known) {
+    if (llvm::is_contained(known, name) || llvm::is_contained(known, name.substr(name.rfind(':') + 1)))
+      return;
+    const std::string near = nearest(name, known);
+    errors_ = llvm::joinErrors(
+        std::move(errors_),
+        manifest_error(manifest_, place, llvm::formatv("{0} '{1}' does not exist", what, name))
+            .with_hint(near.empty() ? "" : "did you mean '" + near + "'?")
+            .error());
+  }
+
+  const Manifest &manifest_;
+  std::vector<std::string> programs_, maps_;
+  Error errors_ = Error::success();
+};
+
+/// A map of the pipeline that the manifest names, which must be of that type.
+Expected<MapId> find_map(const Manifest &manifest, const Pipeline &pipeline, const std::string &name,
+                         Place place, MapType type) {
+  const std::optional<MapId> map = pipeline.find_map(name);
+  if (!map)
+    return manifest_error(manifest, place, llvm::formatv("map '{0}' does not exist", name))
+        .with_hint("names that several objects have need a prefix: see the graph")
+        .error();
+  if (pipeline[*map].type != type)
+    return manifest_error(manifest, place,
+                          llvm::formatv("map '{0}' is no {1} but a {2}", name, name_of(type),
+                                        name_of(pipeline[*map].type)))
+        .error();
+  return *map;
 }
 
 } // namespace
@@ -56,6 +103,8 @@ Expected<Pipeline> load_pipeline(const Manifest &manifest) {
     request.constants[o.file] = constant_settings(o);
   }
   if (Error e = join_sorted(std::move(errors)))
+    return e;
+  if (Error e = NameCheck(manifest, request.objects).run())
     return e;
   for (const ManifestProgArray &a : manifest.prog_arrays)
     for (const ManifestSlot &s : a.slots)
@@ -85,28 +134,16 @@ Expected<LinkOptions> link_options(const Manifest &manifest, const Pipeline &pip
   out.cpu = manifest.cpu;
   out.policies.resize(pipeline.maps.size());
   Error errors = Error::success();
-  auto fail = [&](Error e) { errors = llvm::joinErrors(std::move(errors), std::move(e)); };
   for (const ManifestProgArray &a : manifest.prog_arrays) {
-    const std::optional<MapId> map = pipeline.find_map(a.map);
-    if (!map)
-      fail(unknown_map(manifest, pipeline, a.place, "prog array", a.map));
-    else if (pipeline[*map].type != MapType::prog_array)
-      fail(manifest_error(
-               manifest, a.place,
-               llvm::formatv("map '{0}' is no prog array but a {1}", a.map, name_of(pipeline[*map].type)))
-               .error());
-    else
+    if (Expected<MapId> map = find_map(manifest, pipeline, a.map, a.place, MapType::prog_array))
       out.policies[index(*map)].edges = a.edges;
+    else
+      errors = llvm::joinErrors(std::move(errors), map.takeError());
   }
   for (const NamedPlace &s : manifest.scratch_maps) {
-    const std::optional<MapId> map = pipeline.find_map(s.name);
+    Expected<MapId> map = find_map(manifest, pipeline, s.name, s.place, MapType::percpu_array);
     if (!map)
-      fail(unknown_map(manifest, pipeline, s.place, "scratch map", s.name));
-    else if (pipeline[*map].type != MapType::percpu_array)
-      fail(manifest_error(manifest, s.place,
-                          llvm::formatv("scratch map '{0}' is no percpu_array but a {1}", s.name,
-                                        name_of(pipeline[*map].type)))
-               .error());
+      errors = llvm::joinErrors(std::move(errors), map.takeError());
   }
   if (errors)
     return errors;
