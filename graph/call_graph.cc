@@ -379,7 +379,7 @@ GraphCounts count(const CallGraph &graph) {
   }
   for (auto &cycle : graph.cycles)
     counts.cycles.push_back(cycle.programs.size());
-  counts.depth = graph.depth_acyclic;
+  counts.depth = graph.entries.empty() ? 0 : graph.depth_acyclic + 1;
   for (auto &summary : graph.summaries) {
     counts.bytecode_insns += summary.bytecode_insns;
     counts.ir_insns += summary.ir_insns;

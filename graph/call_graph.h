@@ -81,7 +81,7 @@ struct CallGraph {
   std::vector<ProgId> entries;    ///< sorted
   std::vector<Cycle> cycles;      ///< sorted by first program
   std::vector<bool> reachable;    ///< by ProgId, from the entries
-  /// Longest chain of tail calls from an entry; none where a reachable program is on a cycle, or where a
+  /// Longest chain from an entry, in tail calls; none where a reachable program is on a cycle, or where a
   /// reachable call is left to an array that is not sealed.
   std::optional<uint32_t> depth;
   /// The same over the condensation: a cycle counts as one program, calls that are left to unknown programs

@@ -47,8 +47,11 @@ std::string figures(const GraphCounts &c, const CallGraph &graph) {
       c.cycles.empty()
           ? "none"
           : llvm::join(llvm::map_range(c.cycles, [](uint32_t n) { return std::to_string(n); }), " + ");
-  std::string depth = graph.depth ? std::to_string(*graph.depth)
-                                  : llvm::formatv("{0} without cycles and calls that leave", c.depth).str();
+  std::string depth = std::to_string(c.depth) + (c.depth == 1 ? " program, " : " programs, ");
+  if (graph.depth)
+    depth += llvm::formatv("at most {0} tail calls", *graph.depth);
+  else
+    depth += "number of tail calls not bounded";
   return llvm::formatv(
       "{0} instructions in {1} programs ({2} reachable from {3} entries)\n"
       "{4} tail-call sites: {5} constant, {6} few, {7} dynamic index; {8} solved over the graph\n"

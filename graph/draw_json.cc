@@ -36,8 +36,8 @@ void write_summary(const CallGraph &graph, llvm::json::OStream &json) {
   json.attribute("misses", c.misses);
   json.attribute("left", c.left);
   json.attribute("cycles", llvm::json::Array(c.cycles));
-  json.attribute("depth", graph.depth ? llvm::json::Value(*graph.depth) : nullptr);
-  json.attribute("depth_acyclic", graph.depth_acyclic);
+  json.attribute("depth", c.depth);
+  json.attribute("max_tail_calls", graph.depth ? llvm::json::Value(*graph.depth) : nullptr);
 }
 
 void write_programs(const Pipeline &pipeline, const CallGraph &graph, llvm::json::OStream &json) {

@@ -332,6 +332,7 @@ TEST(CallGraph, DepthIsTheLongestChain) {
   EXPECT_EQ(counts.edges, 4u);
   EXPECT_EQ(counts.called, 3u);
   EXPECT_EQ(counts.single_caller, 2u);
+  EXPECT_EQ(counts.depth, 4u) << "in programs";
 }
 
 TEST(CallGraph, TypeMismatchNamesBoth) {
