@@ -1,6 +1,5 @@
 #include "kernel-iface/embedded/loader.h"
 #include "kernel-iface/embedded/helpers.h"
-#include "kernel-iface/embedded/interpreter_host.h"
 
 #include "llvm/ADT/BitmaskEnum.h"
 #include "llvm/ExecutionEngine/JITLink/JITLink.h"
@@ -10,7 +9,6 @@
 #include "llvm/Object/ELFObjectFile.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <map>
 
@@ -96,13 +94,6 @@ private:
   Layout &layout_;
 };
 
-/// For ld_abs and ld_ind, named as in the kernel (net/core/filter.c): the value, or a negative errno.
-template <unsigned bits>
-int64_t skb_load_helper(void *, int32_t offset) {
-  std::optional<uint32_t> value = load_from_packet(offset, bits);
-  return value ? int64_t(*value) : -EFAULT;
-}
-
 /// What images may use beside helpers: LLVM invents calls of the memory functions.
 std::vector<ImageSymbol> support_symbols() {
   auto address = [](auto *function) { return reinterpret_cast<const void *>(function); };
@@ -111,9 +102,6 @@ std::vector<ImageSymbol> support_symbols() {
       {"memmove", address(&memmove)},
       {"memset", address(&memset)},
       {"memcmp", address(static_cast<int (*)(const void *, const void *, size_t)>(&memcmp))},
-      {"bpf_skb_load_helper_8_no_cache", address(&skb_load_helper<8>)},
-      {"bpf_skb_load_helper_16_no_cache", address(&skb_load_helper<16>)},
-      {"bpf_skb_load_helper_32_no_cache", address(&skb_load_helper<32>)},
   };
 }
 
