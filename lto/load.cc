@@ -133,6 +133,7 @@ Expected<LinkOptions> link_options(const Manifest &manifest, const Pipeline &pip
   out.name = manifest.name;
   out.cpu = manifest.cpu;
   out.policies.resize(pipeline.maps.size());
+  out.scratch.resize(pipeline.maps.size());
   Error errors = Error::success();
   for (const ManifestProgArray &a : manifest.prog_arrays) {
     if (Expected<MapId> map = find_map(manifest, pipeline, a.map, a.place, MapType::prog_array))
@@ -142,7 +143,9 @@ Expected<LinkOptions> link_options(const Manifest &manifest, const Pipeline &pip
   }
   for (const NamedPlace &s : manifest.scratch_maps) {
     Expected<MapId> map = find_map(manifest, pipeline, s.name, s.place, MapType::percpu_array);
-    if (!map)
+    if (map)
+      out.scratch[index(*map)] = true;
+    else
       errors = llvm::joinErrors(std::move(errors), map.takeError());
   }
   if (errors)

@@ -73,8 +73,7 @@ private:
     numbers("return value", int32_t(l.value), int32_t(r.value));
     bytes("packet", l.packet, r.packet);
     bytes("metadata", l.metadata, r.metadata);
-    if (left_.sees_context && right_.sees_context)
-      bytes("context", l.context, r.context);
+    context(l.context, r.context);
     if (left_.sees_redirects && right_.sees_redirects && l.redirect != r.redirect)
       differ("redirect", text(l.redirect), text(r.redirect));
     if (left_.sees_clones && right_.sees_clones)
@@ -82,6 +81,30 @@ private:
     if (left_.sees_printed && right_.sees_printed && l.printed != r.printed)
       differ("printed text", llvm::join(l.printed, " | "), llvm::join(r.printed, " | "));
     events(l.events, r.events);
+  }
+
+  /// Where an executor does not see everything, only the ranges that it sees count.
+  void context(Bytes l, Bytes r) {
+    std::vector<uint8_t> seen_l(l.begin(), l.end()), seen_r(r.begin(), r.end());
+    for (const auto *ranges : {&left_.context_ranges, &right_.context_ranges})
+      if (*ranges) {
+        keep(seen_l, **ranges);
+        keep(seen_r, **ranges);
+      }
+    if (left_.context_ranges || right_.context_ranges) {
+      seen_l.resize(std::max(seen_l.size(), seen_r.size()));
+      seen_r.resize(seen_l.size());
+    }
+    bytes("context", seen_l, seen_r);
+  }
+
+  /// Zeroes everything outside of `ranges`.
+  static void keep(std::vector<uint8_t> &context, std::span<const std::pair<uint32_t, uint32_t>> ranges) {
+    std::vector<uint8_t> out(context.size());
+    for (const auto &[offset, size] : ranges)
+      for (size_t i = offset; i < std::min<size_t>(context.size(), offset + size); ++i)
+        out[i] = context[i];
+    context = std::move(out);
   }
 
   std::string text(const Redirect &r) const {

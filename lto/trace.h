@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace ujit {
@@ -19,10 +20,13 @@ struct Observation {
 struct Trace {
   std::string executor;
   std::vector<Observation> packets;
-  std::vector<MapSeed> maps; ///< contents afterwards; array elements that are all zero are left out
+  std::vector<MapSeed> maps;   ///< contents afterwards; array elements that are all zero are left out
+  double measured_seconds = 0; ///< of the rounds that execute_image() was asked to measure
 
   // What this executor can see.
-  bool sees_context = true, sees_redirects = true, sees_clones = true, sees_printed = true;
+  bool sees_redirects = true, sees_clones = true, sees_printed = true;
+  /// Bytes of the context struct that it sees, as (offset, size); none: all of it.
+  std::optional<std::vector<std::pair<uint32_t, uint32_t>>> context_ranges;
   bool pads_events = false; ///< samples may have padding behind them, as the kernel's perf ring adds
 };
 

@@ -1,0 +1,306 @@
+// The code of an image is loaded here, in the parent, and run in a forked child: so the addresses of the
+// child's faults are addresses that the parent can look up. Kernel, maps and packets exist in the child only.
+// A page that both share says which packet was in work when the child died.
+#include "lto/execute.h"
+
+#include "lto/image.h"
+#include "lto/trace_bytes.h"
+
+#include "kernel-iface/embedded/interpreter_host.h"
+#include "kernel-iface/embedded/loader.h"
+#include "kernel-iface/embedded/worker.h"
+#include "translator/helper.h"
+
+#include "llvm/Support/FormatVariadic.h"
+
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+
+namespace ujit {
+
+namespace {
+
+using llvm::formatv;
+
+/// ld_abs and ld_ind of the translator: `bytes` of the packet in host order; negative: outside.
+int64_t load_packet(const void *, int32_t offset, uint32_t bytes) {
+  const std::optional<uint32_t> value = load_from_packet(offset, bytes * 8);
+  return value ? int64_t(*value) : -EFAULT;
+}
+
+/// A call through a register: a helper by its number.
+uint64_t call_helper(uint64_t id, uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5) {
+  const Helper *helper = find_helper(uint32_t(id));
+  HelperFunction *function = helper ? find_helper_address(helper->name) : nullptr;
+  return function ? function(r1, r2, r3, r4, r5) : uint64_t(-EINVAL);
+}
+
+/// What the child tells while it works.
+class Progress {
+public:
+  struct Page {
+    std::atomic<uint64_t> packet{0}; ///< counted from 1; 0: before the first
+  };
+  Progress() {
+    void *memory = mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    page_ = memory == MAP_FAILED ? nullptr : new (memory) Page;
+  }
+  ~Progress() {
+    if (page_)
+      munmap(page_, sizeof(Page));
+  }
+  Progress(const Progress &) = delete;
+  void at(size_t packet) const {
+    if (page_)
+      page_->packet.store(packet + 1, std::memory_order_relaxed);
+  }
+  uint64_t packet() const { return page_ ? page_->packet.load() : 0; }
+
+private:
+  Page *page_;
+};
+
+// The child hands back one byte that says what follows: a trace, or the text of an error.
+enum class Answer : uint8_t { trace, input, unsupported, internal };
+
+std::vector<uint8_t> tagged(Answer answer, std::vector<uint8_t> bytes) {
+  bytes.push_back(uint8_t(answer));
+  return bytes;
+}
+
+std::vector<uint8_t> pack_error(Error e) {
+  ErrorKind kind = ErrorKind::input;
+  std::string text;
+  llvm::handleAllErrors(
+      std::move(e),
+      [&](const LinkError &le) {
+        kind = le.kind;
+        text = le.message;
+        if (le.insn)
+          text = formatv("insn {0}: {1}", *le.insn, text);
+        if (!le.program.empty())
+          text = le.program + ": " + text;
+      },
+      [&](const llvm::ErrorInfoBase &other) { text = other.message(); });
+  const Answer answer = kind == ErrorKind::input         ? Answer::input
+                        : kind == ErrorKind::unsupported ? Answer::unsupported
+                                                         : Answer::internal;
+  return tagged(answer, {text.begin(), text.end()});
+}
+
+Expected<Trace> take_answer(std::vector<uint8_t> bytes) {
+  if (bytes.empty())
+    return internal_error("a worker ended without a result").error();
+  const auto answer = Answer(bytes.back());
+  bytes.pop_back();
+  if (answer == Answer::trace)
+    return unpack(bytes);
+  const ErrorKind kind = answer == Answer::input         ? ErrorKind::input
+                         : answer == Answer::unsupported ? ErrorKind::unsupported
+                                                         : ErrorKind::internal;
+  return LinkError(kind, std::string(bytes.begin(), bytes.end())).error();
+}
+
+/// A kernel with the pipeline's maps in the state that every executor starts from.
+Expected<std::unique_ptr<Kernel>> fresh_kernel(const Execution &x) {
+  KernelOptions options;
+  options.routes = x.routes;
+  auto kernel = Kernel::create(x.pipeline, std::move(options));
+  if (kernel)
+    if (Error e = (*kernel)->seed(x.seeds))
+      return e;
+  return kernel;
+}
+
+using RunPacket = llvm::function_ref<Expected<PacketResult>(Kernel &, std::span<const uint8_t>)>;
+
+/// In the child: all packets, one after the other.
+Expected<Trace> run_packets(const Execution &x, Kernel &kernel, const Progress &progress, RunPacket run) {
+  Trace trace;
+  trace.packets.resize(x.packets.size());
+  for (size_t i = 0; i < x.packets.size(); ++i) {
+    progress.at(i);
+    Expected<PacketResult> result = run(kernel, x.packets[i].bytes);
+    if (!result)
+      return result.takeError();
+    trace.packets[i].result = std::move(*result);
+  }
+  trace.maps = kernel.snapshot();
+  return trace;
+}
+
+WorkerLimits limits(const Execution &x, uint32_t rounds) {
+  WorkerLimits out;
+  out.time += std::chrono::milliseconds(x.packets.size() * (1 + rounds / 100));
+  return out;
+}
+
+std::vector<uint8_t> pack_result(Expected<Trace> trace) {
+  return trace ? tagged(Answer::trace, pack(std::move(*trace))) : pack_error(trace.takeError());
+}
+
+/// Addresses of an image that a kernel needs.
+struct ImageAddresses {
+  NativeEntry entry = nullptr;
+  std::vector<std::pair<ProgId, const void *>> programs; ///< what prog-array slots lead to
+};
+
+Expected<ImageAddresses> find_addresses(const Execution &x, const LoadedImage &code, const ImageInfo &info) {
+  ImageAddresses out;
+  for (const ImageEntry &e : info.entries)
+    if (e.program == x.pipeline[x.entry].name) {
+      Expected<const void *> address = code.require(e.symbol);
+      if (!address)
+        return address.takeError();
+      out.entry = reinterpret_cast<NativeEntry>(*address);
+    }
+  if (!out.entry)
+    return input_error("the image has no entry for " + x.pipeline[x.entry].name).error();
+  for (const ImageProgram &p : info.programs)
+    if (!p.symbol.empty()) {
+      Expected<const void *> address = code.require(p.symbol);
+      if (!address)
+        return address.takeError();
+      if (const std::optional<ProgId> id = x.pipeline.find_program(p.name))
+        out.programs.emplace_back(*id, *address);
+    }
+  return out;
+}
+
+/// An image set up on a fresh kernel: in the child.
+struct Stage {
+  std::unique_ptr<Kernel> kernel;
+  std::vector<uint64_t> instance;
+};
+
+Expected<Stage> set_stage(const Execution &x, const ImageAddresses &addresses) {
+  auto kernel = fresh_kernel(x);
+  if (!kernel)
+    return kernel.takeError();
+  for (const auto &[id, address] : addresses.programs)
+    (*kernel)->set_program_entry(id, address);
+  Stage stage{std::move(*kernel), {}};
+  stage.instance = stage.kernel->instance_table(InstanceLayout(x.pipeline), 0);
+  return stage;
+}
+
+Expected<double> measure(const Execution &x, const ImageAddresses &addresses, uint32_t rounds) {
+  Expected<Stage> stage = set_stage(x, addresses);
+  if (!stage)
+    return stage.takeError();
+  const std::vector<std::span<const uint8_t>> packets = [&] {
+    std::vector<std::span<const uint8_t>> out;
+    for (const CapturedPacket &p : x.packets)
+      out.emplace_back(p.bytes);
+    return out;
+  }();
+  const auto start = std::chrono::steady_clock::now();
+  Expected<uint64_t> sum = stage->kernel->run_batch(addresses.entry, stage->instance.data(),
+                                                    x.pipeline[x.entry].type, packets, rounds);
+  if (!sum)
+    return sum.takeError();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// The fault of native code, by program and instruction as far as the image tells.
+Error fault_error(const Execution &x, const WorkerFault &fault, const Progress &progress,
+                  const LoadedImage &code, std::span<const uint8_t> image, const std::string &name) {
+  LinkError error = internal_error(formatv("{0} code: {1}", name, describe(fault)));
+  const std::optional<CodePlace> place = code.locate(fault.pc);
+  error.in_program(x.pipeline[x.entry].name);
+  if (place) {
+    Expected<std::vector<Frame>> frames = symbolize(image, place->offset);
+    if (frames && !frames->empty()) {
+      error.in_program(frames->front().program).at(frames->front().insn);
+      for (size_t i = 1; i < frames->size(); ++i)
+        error.note(formatv("inlined into {0}: insn {1}", (*frames)[i].program, (*frames)[i].insn));
+    } else {
+      error.note(formatv("in {0}+{1:x}", place->symbol, place->symbol_offset));
+    }
+    llvm::consumeError(frames.takeError());
+  }
+  if (progress.packet())
+    error.note(formatv("at packet {0}", progress.packet()));
+  return error.error();
+}
+
+} // namespace
+
+std::string refuse_packet(ProgType type, std::span<const uint8_t> packet) {
+  return Packet::check(type, packet.size());
+}
+
+Expected<Trace> execute_interpreter(const Execution &x) {
+  const Progress progress;
+  auto work = [&]() -> std::vector<uint8_t> {
+    auto kernel = fresh_kernel(x);
+    if (!kernel)
+      return pack_error(kernel.takeError());
+    EmbeddedHost host(**kernel);
+    Interpreter interpreter(host, interpreter_options(x.pipeline[x.entry].type));
+    return pack_result(run_packets(x, **kernel, progress, [&](Kernel &k, std::span<const uint8_t> packet) {
+      return run_interpreted(k, interpreter, x.entry, packet);
+    }));
+  };
+  Expected<WorkerResult> result = run_in_worker(work, limits(x, 0));
+  if (!result)
+    return result.takeError();
+  if (const auto *fault = std::get_if<WorkerFault>(&*result))
+    return input_error(formatv("interpreter: {0}", describe(*fault)))
+        .in_program(x.pipeline[x.entry].name)
+        .note(formatv("at packet {0}", progress.packet()))
+        .with_hint("the program touches memory that the verifier would not let it touch")
+        .error();
+  Expected<Trace> trace = take_answer(std::move(std::get<std::vector<uint8_t>>(*result)));
+  if (trace)
+    trace->executor = "interpreter";
+  return trace;
+}
+
+Expected<Trace> execute_image(const Execution &x, std::span<const uint8_t> image, const std::string &name,
+                              uint32_t rounds) {
+  Expected<ImageInfo> info = read_image_info(image, name);
+  if (!info)
+    return info.takeError();
+  const ImageSymbol extra[] = {{"ujit_load_packet", reinterpret_cast<const void *>(&load_packet)},
+                               {"ujit_call_helper", reinterpret_cast<const void *>(&call_helper)}};
+  const llvm::StringRef bytes(reinterpret_cast<const char *>(image.data()), image.size());
+  Expected<LoadedImage> code = load_image(llvm::MemoryBufferRef(bytes, name), extra);
+  if (!code)
+    return code.takeError();
+  Expected<ImageAddresses> addresses = find_addresses(x, *code, *info);
+  if (!addresses)
+    return addresses.takeError();
+
+  const Progress progress;
+  auto work = [&]() -> std::vector<uint8_t> {
+    Expected<Stage> stage = set_stage(x, *addresses);
+    if (!stage)
+      return pack_error(stage.takeError());
+    auto run = [&](Kernel &kernel, std::span<const uint8_t> packet) {
+      return kernel.run_packet(addresses->entry, stage->instance.data(), x.pipeline[x.entry].type, packet);
+    };
+    Expected<Trace> trace = run_packets(x, *stage->kernel, progress, run);
+    if (trace && rounds) {
+      Expected<double> seconds = measure(x, *addresses, rounds);
+      if (!seconds)
+        return pack_error(seconds.takeError());
+      trace->measured_seconds = *seconds;
+    }
+    return pack_result(std::move(trace));
+  };
+  Expected<WorkerResult> result = run_in_worker(work, limits(x, rounds));
+  if (!result)
+    return result.takeError();
+  if (const auto *fault = std::get_if<WorkerFault>(&*result))
+    return fault_error(x, *fault, progress, *code, image, name);
+  Expected<Trace> trace = take_answer(std::move(std::get<std::vector<uint8_t>>(*result)));
+  if (trace)
+    trace->executor = name;
+  return trace;
+}
+
+} // namespace ujit

@@ -1,0 +1,103 @@
+// The running kernel as an executor. It never sees live maps: everything is loaded afresh, and where this
+// process may make one, the runs happen in a network namespace of their own. A process that is in another
+// namespace than the machine's already has been put there by somebody who wants its interfaces and routes, so
+// it stays.
+#include "lto/execute.h"
+
+#include "kernel-iface/linux/load.h"
+#include "kernel-iface/linux/private_network.h"
+
+#include <sys/stat.h>
+
+namespace ujit {
+
+namespace {
+
+bool in_machines_network() {
+  struct stat ours, machines;
+  return stat("/proc/self/ns/net", &ours) || stat("/proc/1/ns/net", &machines) ||
+         ours.st_ino == machines.st_ino;
+}
+
+bool sends_events(const Map &map) {
+  return map.type == MapType::ringbuf || map.type == MapType::perf_event_array;
+}
+
+Error take_events(const Execution &x, LoadedPipeline &kernel, PacketResult &result) {
+  for (uint32_t m = 0; m < x.pipeline.maps.size(); ++m) {
+    if (!sends_events(x.pipeline.maps[m]) || x.pipeline.maps[m].is_template)
+      continue;
+    Expected<EventSamples> samples = kernel.drain_events(MapId(m));
+    if (!samples)
+      return samples.takeError();
+    for (std::vector<uint8_t> &sample : samples->samples)
+      result.events.push_back({MapId(m), 0, std::move(sample)});
+  }
+  return Error::success();
+}
+
+/// Contents with the copy of the CPU that ran as the only one of each per-CPU value.
+Error take_maps(const Execution &x, LoadedPipeline &kernel, unsigned cpu, Trace &trace) {
+  for (uint32_t m = 0; m < x.pipeline.maps.size(); ++m) {
+    const Map &map = x.pipeline.maps[m];
+    if (map.is_template || !has_contents(map))
+      continue;
+    Expected<MapContents> contents = kernel.read(MapId(m));
+    if (!contents)
+      return contents.takeError();
+    for (MapEntry &e : *contents)
+      if (e.values.size() > 1 && cpu < e.values.size())
+        e.values = {std::move(e.values[cpu])};
+    trace.maps.push_back({map.name, std::move(*contents)});
+  }
+  return Error::success();
+}
+
+} // namespace
+
+Expected<Trace> execute_kernel(const Execution &x) {
+  std::optional<PrivateNetwork> network;
+  if (in_machines_network()) {
+    Expected<PrivateNetwork> entered = PrivateNetwork::enter();
+    if (!entered)
+      return entered.takeError();
+    network.emplace(std::move(*entered));
+  }
+  LoadOptions options;
+  options.seeds.assign(x.seeds.begin(), x.seeds.end());
+  Expected<LoadedPipeline> kernel = load_into_kernel(x.pipeline, options);
+  if (!kernel)
+    return kernel.takeError();
+
+  Trace trace;
+  trace.executor = "kernel";
+  trace.sees_redirects = trace.sees_clones = trace.sees_printed = false;
+  trace.pads_events = true;
+  trace.context_ranges.emplace();
+  for (const ContextRange &r : reported_context(x.pipeline[x.entry].type))
+    trace.context_ranges->emplace_back(r.offset, r.size);
+
+  unsigned cpu = 0;
+  trace.packets.resize(x.packets.size());
+  for (size_t i = 0; i < x.packets.size(); ++i) {
+    Expected<TestRunResult> run = kernel->run(x.entry, x.packets[i].bytes);
+    if (!run)
+      return run.takeError();
+    Observation &o = trace.packets[i];
+    o.not_run = std::move(run->not_runnable);
+    if (!o.not_run.empty())
+      continue;
+    cpu = run->cpu;
+    o.result.value = run->retval;
+    o.result.packet = std::move(run->packet);
+    o.result.metadata = std::move(run->metadata);
+    o.result.context = std::move(run->context);
+    if (Error e = take_events(x, *kernel, o.result))
+      return e;
+  }
+  if (Error e = take_maps(x, *kernel, cpu, trace))
+    return e;
+  return trace;
+}
+
+} // namespace ujit
