@@ -295,19 +295,21 @@ private:
 
   /// An undefined symbol: BTF says where its author expected it.
   LinkError undefined(const ElfSymbol &symbol) const {
-    std::string name = symbol.name.empty() ? "a symbol without a name" : symbol.name;
-    if (btf_.find(BtfKind::func, symbol.name))
-      return unsupported("calls kernel function " + name + ", or a function of another object")
-          .with_hint("kfuncs can only be had in verified form; link objects with `bpftool gen object` first");
     for (const BtfType &t : btf_.types())
       if (t.kind == BtfKind::datasec && (t.name == ".kconfig" || t.name == ".ksyms"))
-        for (const BtfItem &item : t.items)
-          if (btf_[item.type].name == symbol.name)
-            return unsupported(
-                       formatv("extern {0} of section {1} is only known in a running kernel", name, t.name)
-                           .str())
-                .with_hint("use a constant in .rodata that the manifest sets");
-    return unsupported(name + " is not defined in this object")
+        for (const BtfItem &item : t.items) {
+          if (btf_[item.type].name != symbol.name)
+            continue;
+          if (btf_[item.type].kind == BtfKind::func)
+            return unsupported("calls kernel function " + symbol.name)
+                .with_hint("kfuncs can only be had in verified form");
+          return unsupported(formatv("extern {0} of section {1} is only known in a running kernel",
+                                     symbol.name, t.name)
+                                 .str())
+              .with_hint("use a constant in .rodata that the manifest sets");
+        }
+    return unsupported((symbol.name.empty() ? "a symbol without a name" : symbol.name) +
+                       " is not defined in this object")
         .with_hint("link objects that refer to each other with `bpftool gen object` first");
   }
 

@@ -29,6 +29,9 @@ const ElfSection *ElfFile::find_section(std::string_view name) const {
 
 namespace {
 
+/// Beyond that, section numbers need an extra table (SHN_XINDEX).
+constexpr size_t max_sections = SHN_LORESERVE - 1;
+
 struct ElfCloser {
   void operator()(Elf *e) const { elf_end(e); }
 };
@@ -52,9 +55,17 @@ Error check_header(Elf *elf) {
 }
 
 Error read_sections(Elf *elf, ElfFile &file) {
+  // libelf takes a section table that reaches beyond the end for none.
+  GElf_Ehdr header;
+  if (!gelf_getehdr(elf, &header) || header.e_shoff == 0 || header.e_shentsize != sizeof(Elf64_Shdr) ||
+      header.e_shoff > file.image->size() ||
+      (file.image->size() - header.e_shoff) / sizeof(Elf64_Shdr) < std::max<unsigned>(header.e_shnum, 1))
+    return input_error("the section table is missing or cut off").error();
   size_t count = 0, names = 0;
   if (elf_getshdrnum(elf, &count) || elf_getshdrstrndx(elf, &names))
     return input_error("the section table is damaged").error();
+  if (count > max_sections)
+    return unsupported(formatv("more than {0} sections", max_sections).str()).error();
   file.sections.resize(count);
   for (size_t i = 1; i < count; ++i) {
     GElf_Shdr header;
@@ -102,7 +113,7 @@ Error read_symbols(Elf *elf, ElfFile &file) {
       s.type = GELF_ST_TYPE(sym.st_info);
       s.bind = GELF_ST_BIND(sym.st_info);
       if (sym.st_shndx == SHN_XINDEX)
-        return unsupported("more than 65,279 sections").error();
+        return unsupported(formatv("more than {0} sections", max_sections).str()).error();
       if (sym.st_shndx < SHN_LORESERVE) {
         if (sym.st_shndx >= file.sections.size())
           return input_error(
