@@ -373,6 +373,11 @@ TEST_F(LinuxLoad, packets_that_test_runs_do_not_take_are_no_errors) {
   }
   EXPECT_EQ(llvm::cantFail(loaded.run(ProgId{0}, packet_of(3521))).not_runnable,
             "3521 bytes do not fit into one page");
+  std::vector<uint8_t> cut = packet_of(33);
+  cut[12] = 0x08, cut[13] = 0x00; // 19 bytes of IPv4
+  EXPECT_EQ(llvm::cantFail(loaded.run(ProgId{0}, cut)).not_runnable, "");
+  std::string reason = llvm::cantFail(loaded.run(ProgId{1}, cut)).not_runnable;
+  EXPECT_TRUE(reason.empty() || reason == "the packet ends inside of its IP header") << reason;
 }
 
 TEST_F(LinuxLoad, runs_that_cannot_be_are_errors) {

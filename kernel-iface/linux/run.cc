@@ -81,6 +81,14 @@ std::vector<uint8_t> initial_context(ProgType type, const TestRunOptions &option
   return out;
 }
 
+/// Newer kernels take no skb test run with an IP packet that has not all of the fixed IP header.
+bool cut_in_ip_header(std::span<const uint8_t> packet) {
+  constexpr size_t ipv4_header = 20, ipv6_header = 40;
+  uint16_t protocol = uint16_t(packet[12] << 8 | packet[13]);
+  return (protocol == ETH_P_IP && packet.size() < ETH_HLEN + ipv4_header) ||
+         (protocol == ETH_P_IPV6 && packet.size() < ETH_HLEN + ipv6_header);
+}
+
 } // namespace
 
 std::span<const ContextRange> reported_context(ProgType type) {
@@ -140,8 +148,11 @@ Expected<TestRunResult> LoadedPipeline::run(ProgId entry, std::span<const uint8_
     if (result != 0 && (error == EINVAL || error == E2BIG || error == EMSGSIZE)) {
       TestRunResult refused;
       refused.not_runnable =
-          formatv("the kernel takes no test run with this packet of {0} bytes{1}: {2}", packet.size(),
-                  options.context.empty() ? "" : " and context", std::strerror(error));
+          !xdp && cut_in_ip_header(packet)
+              ? "the packet ends inside of its IP header"
+              : formatv("the kernel takes no test run with this packet of {0} bytes{1}: {2}", packet.size(),
+                        options.context.empty() ? "" : " and context", std::strerror(error))
+                    .str();
       return refused;
     }
     if (result != 0)
