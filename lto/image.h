@@ -60,15 +60,22 @@ struct ImageInfo {
 
 /// Merges relocatable objects (as LLVM writes them) into one, in the given order, and adds `info` as section `.ujit`.
 /// Sections of one name are concatenated, symbols resolved across objects; hidden symbols that are defined become local.
-/// Errors (internal): a duplicate definition, an undefined symbol that `info.helpers` does not list, a relocation
-/// type outside the allow-list.
+/// The symbols of `info.entries` and `info.programs` become global with default visibility. `info` is written as it is: a
+/// caller that wants the merged object's worst_stack() in it writes twice. Two checksum sections make damage visible.
+/// Errors (internal): a duplicate definition, an undefined symbol that `info.helpers` does not list, an entry's or
+/// program's symbol that is not defined, writable data, COMDAT groups, a relocation type outside the allow-list
+/// (relocation_size() in image_elf.h).
 Expected<std::vector<uint8_t>> write_image(std::span<const std::vector<uint8_t>> objects, const ImageInfo &info);
 
-/// Reads the description back. The input is untrusted: every field is checked.
+/// Reads the description back. The input is untrusted: every field is checked, its checksum is compared, entries and
+/// programs must have their symbols in `.text`, and nothing but `helpers` may be undefined. `path` is for messages.
+/// Errors (input): the object is malformed or damaged; (unsupported): its format is newer than ours.
 Expected<ImageInfo> read_image_info(std::span<const uint8_t> image, const std::string &path);
 
 /// Bytes of machine stack of the deepest chain of calls from any of the named symbols, from `.stack_sizes` and the calls
-/// in the text (call adds a frame, jump replaces it); return addresses included. Errors: recursion that is not bounded.
+/// in the text (call adds a frame, jump replaces it); return addresses included, that of the root as well. A helper costs
+/// its return address only. Errors (internal): no such root, recursion that is not bounded, a function whose frame has no
+/// static size, code that cannot be decoded.
 Expected<uint32_t> worst_stack(std::span<const uint8_t> object, std::span<const std::string> roots);
 
 struct Frame { ///< one level of inlining, innermost first

@@ -3,8 +3,11 @@
 #include "llvm/BinaryFormat/ELF.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MathExtras.h"
+#include "llvm/Support/SHA256.h"
 
+#include <array>
 #include <cstring>
+#include <optional>
 
 namespace ujit {
 
@@ -274,6 +277,47 @@ std::vector<uint8_t> write_elf(std::vector<ElfOutputSection> sections, size_t na
   for (const Elf::Shdr &h : table)
     append_bytes(out, h);
   return out;
+}
+
+bool is_debug_part(const ElfObject &object, const ElfSection &section) {
+  return is_debug_section(section.name) ||
+         (section.type == SHT_RELA && is_debug_section(object.sections[section.info].name));
+}
+
+static std::array<uint8_t, 32> checksum(const ElfObject &object, bool debug) {
+  std::vector<uint8_t> headers;
+  llvm::SHA256 sum;
+  for (const ElfSection &s : object.sections) {
+    if (is_debug_part(object, s) != debug || s.name == checksum_section || s.name == debug_checksum_section)
+      continue;
+    headers.insert(headers.end(), s.name.begin(), s.name.end());
+    headers.push_back(0);
+    for (uint64_t field : {uint64_t(s.type), s.flags, s.size, s.align, uint64_t(s.link), uint64_t(s.info)})
+      append_bytes(headers, llvm::support::ulittle64_t(field));
+    sum.update(s.contents);
+  }
+  sum.update(headers);
+  return sum.final();
+}
+
+ElfOutputSection make_checksum(StringRef name) {
+  return {.name = name.str(), .type = SHT_PROGBITS, .contents = std::vector<uint8_t>(32)};
+}
+
+void write_checksums(std::vector<uint8_t> &bytes) {
+  ElfObject object = llvm::cantFail(read_elf(bytes));
+  for (StringRef name : {checksum_section, debug_checksum_section})
+    if (const ElfSection &s = object.sections[object.find_section(name)]; s.contents.size() == 32)
+      llvm::copy(checksum(object, is_debug_section(name)), bytes.begin() + s.offset);
+}
+
+Error check_checksum(const ElfObject &object, StringRef name) {
+  uint32_t section = object.find_section(name);
+  if (section == 0)
+    return input_error(formatv("the image has no section {0}", name)).error();
+  if (object.sections[section].contents != ArrayRef<uint8_t>(checksum(object, is_debug_section(name))))
+    return input_error(formatv("the image is damaged: its contents do not match its {0}", name)).error();
+  return Error::success();
 }
 
 } // namespace ujit

@@ -71,6 +71,23 @@ struct ElfOutputSection {
 /// in the file; `.shstrtab` is added behind section `names_after`. The section header table is last.
 std::vector<uint8_t> write_elf(std::vector<ElfOutputSection> sections, size_t names_after);
 
+/// Sections with SHA-256 sums: one over all that is loaded or describes it, one over the debug information,
+/// so that it can be stripped. They find damage; they are no signature.
+inline constexpr llvm::StringLiteral checksum_section = ".ujit.checksum",
+                                     debug_checksum_section = ".debug_checksum";
+
+/// A checksum section to be filled in by write_checksums().
+ElfOutputSection make_checksum(llvm::StringRef name);
+
+/// Fills in the checksum sections of a finished object.
+void write_checksums(std::vector<uint8_t> &bytes);
+
+/// Errors (input): the section is missing, or its sum is not that of the object.
+Error check_checksum(const ElfObject &object, llvm::StringRef name);
+
+/// True for debug sections and their relocations.
+bool is_debug_part(const ElfObject &object, const ElfSection &section);
+
 /// The bytes of a plain value, appended.
 template <class T>
 void append_bytes(std::vector<uint8_t> &out, const T &value) {

@@ -376,6 +376,8 @@ Expected<ImageInfo> read_info(std::span<const uint8_t> image) {
     return input_error("not an image: there is no .ujit section")
         .with_hint("an image is what `ujit-lto link` writes")
         .error();
+  if (Error e = check_checksum(*object, checksum_section))
+    return e;
   auto contents = object->sections[section].contents;
   auto info = parse_image_info({reinterpret_cast<const char *>(contents.data()), contents.size()});
   if (!info)

@@ -335,6 +335,7 @@ private:
       out.push_back(header_of(order[k]));
     }
     out.push_back({.name = ".ujit", .type = SHT_PROGBITS, .contents = {json.begin(), json.end()}});
+    out.push_back(make_checksum(checksum_section));
     out.push_back({.name = ".note.GNU-stack", .type = SHT_PROGBITS});
     uint32_t relocated = std::ranges::count_if(order.begin(), order.begin() + kept,
                                                [&](uint32_t i) { return !sections_[i].relocations.empty(); });
@@ -362,9 +363,13 @@ private:
       number[order[k]] = out.size() + 2; // behind .shstrtab
       out.push_back(header_of(order[k]));
     }
+    if (kept < order.size())
+      out.push_back(make_checksum(debug_checksum_section));
     for (size_t k = kept; k < order.size(); ++k)
       add_relocations(out, order[k], number[order[k]], symbol_table);
-    return write_elf(std::move(out), names_after);
+    std::vector<uint8_t> bytes = write_elf(std::move(out), names_after);
+    write_checksums(bytes);
+    return bytes;
   }
 
   ElfOutputSection header_of(uint32_t i) {
@@ -425,9 +430,7 @@ Expected<std::vector<uint8_t>> strip_debug(std::span<const uint8_t> image) {
   if (!object)
     return object.takeError();
   std::vector<ElfSection> &sections = object->sections;
-  auto is_debug = [&](const ElfSection &s) {
-    return is_debug_section(s.name) || (s.type == SHT_RELA && is_debug_section(sections[s.info].name));
-  };
+  auto is_debug = [&](const ElfSection &s) { return is_debug_part(*object, s); };
   auto first = std::ranges::find_if(sections, is_debug);
   if (first == sections.end())
     return std::vector<uint8_t>(image.begin(), image.end());

@@ -139,8 +139,11 @@ Expected<std::vector<Frame>> symbolize(std::span<const uint8_t> image, uint64_t 
         .error();
   if (object->find_section(".debug_info") == 0)
     return input_error("the image has no debug information")
-        .with_hint("link it without --strip-debug")
+        .with_hint("link it with debug information, or take the image before it was stripped")
         .error();
+  // LLVM's reader does not survive every damage.
+  if (Error e = check_checksum(*object, debug_checksum_section))
+    return e;
   auto sections = debug_sections(*object, text);
   if (!sections)
     return sections.takeError();

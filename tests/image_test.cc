@@ -1,5 +1,6 @@
 #include "lto/digest.h"
 #include "lto/image.h"
+#include "lto/image_elf.h"
 #include "lto/image_info.h"
 
 #include "llvm/AsmParser/Parser.h"
@@ -365,7 +366,11 @@ TEST(ImageInfo, SymbolsMustMatchTheDescription) {
   auto patched = [&](const std::string &from, const std::string &to) {
     std::string copy = text;
     copy.replace(copy.find(from), from.size(), to);
-    return message(read_image_info(Bytes(copy.begin(), copy.end()), "x.ujit"));
+    Bytes changed(copy.begin(), copy.end());
+    EXPECT_EQ(message(read_image_info(changed, "x.ujit")),
+              "x.ujit: the image is damaged: its contents do not match its .ujit.checksum");
+    write_checksums(changed);
+    return message(read_image_info(changed, "x.ujit"));
   };
   EXPECT_EQ(patched("\"bpf_helper\"", "\"bpf_nobody\""),
             "x.ujit: image: undefined symbol bpf_helper is not among its helpers");
@@ -463,8 +468,8 @@ TEST(Symbolize, SaysWhatIsMissing) {
       llvm::formatv("text offset {0:x} is outside of the image, whose text has {0:x} bytes", size).str());
   auto stripped = strip_debug(image);
   ASSERT_TRUE(bool(stripped));
-  EXPECT_EQ(message(symbolize(*stripped, 0)),
-            "the image has no debug information\n>>> hint: link it without --strip-debug");
+  EXPECT_EQ(message(symbolize(*stripped, 0)), "the image has no debug information\n>>> hint: link it with "
+                                              "debug information, or take the image before it was stripped");
 }
 
 TEST(Image, WithDebugInformationItStillRuns) {
@@ -605,6 +610,25 @@ TEST(Image, TruncatedFilesAreErrors) {
   }
 }
 
+TEST(Image, DamageIsFound) {
+  const Bytes image = merged(debug_objects(), debug_info());
+  ElfObject object = llvm::cantFail(read_elf(image));
+  std::mt19937 random(1);
+  size_t found = 0;
+  for (const ElfSection &s : object.sections)
+    for (size_t at = s.offset; at < s.offset + s.contents.size(); at += 1 + random() % 9) {
+      Bytes copy = image;
+      copy[at] ^= 1 << random() % 8;
+      std::string problem =
+          is_debug_part(object, s) ? message(symbolize(copy, 0)) : message(read_image_info(copy, "x"));
+      EXPECT_NE(problem, "no error") << s.name.str() << " " << at - s.offset;
+      ++found;
+    }
+  EXPECT_GT(found, 500u);
+}
+
+/// Also behind the checksum of what is loaded; that of the debug information is what keeps LLVM's reader
+/// safe.
 TEST(Image, CorruptedFilesDoNotCrash) {
   const Bytes image = merged(debug_objects(), debug_info());
   std::mt19937 random(1);
@@ -614,6 +638,16 @@ TEST(Image, CorruptedFilesDoNotCrash) {
     if (random() % 4 == 0)
       copy[random() % copy.size()] = random();
     read_all(copy);
+    auto object = read_elf(copy);
+    if (!object) {
+      llvm::consumeError(object.takeError());
+      continue;
+    }
+    bool debug_is_sound = !llvm::errorToBool(check_checksum(*object, debug_checksum_section));
+    if (debug_is_sound) {
+      write_checksums(copy);
+      read_all(copy);
+    }
   }
 }
 
