@@ -17,7 +17,7 @@ $(BUILD)/build.ninja: CMakeLists.txt CMakePresets.json
 
 demo: deps
 	@$(MAKE) --no-print-directory all
-	@configs/demo.sh $(abspath $(BUILD)/ujit-lto)
+	@configs/demo.sh $(abspath $(BUILD))
 
 check: all
 	@tests/check.sh $(BUILD)

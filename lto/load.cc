@@ -83,7 +83,7 @@ Expected<MapId> find_map(const Manifest &manifest, const Pipeline &pipeline, con
         .error();
   if (pipeline[*map].type != type)
     return manifest_error(manifest, place,
-                          llvm::formatv("map '{0}' is no {1} but a {2}", name, name_of(type),
+                          llvm::formatv("map '{0}' must have type {1}, it has {2}", name, name_of(type),
                                         name_of(pipeline[*map].type)))
         .error();
   return *map;

@@ -36,7 +36,7 @@ awk -v status="$status" '
     }
   }
   END {
-    for (r in reasons) printf "skipped %d (%s%s): %s\n", reasons[r], example[r], reasons[r] > 1 ? ", ..." : "", r
+    for (r in reasons) printf "skipped %d (%s%s): %s\n", reasons[r], example[r], (reasons[r] > 1 ? ", ..." : ""), r
     printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
     exit failed > 0 || passed == 0 || (status != 0 && failed == 0)
   }' "$results"
