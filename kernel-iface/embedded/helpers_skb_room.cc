@@ -173,7 +173,6 @@ uint64_t skb_vlan_push(uint64_t, uint64_t protocol, uint64_t tci, uint64_t, uint
     p.insert(2 * ETH_ALEN, vlan_header);
     memcpy(p.data() + 2 * ETH_ALEN, old, sizeof old);
     p.skb().protocol = p.skb().vlan_proto;
-    p.set_network_offset(p.network_offset() + int32_t(vlan_header));
   }
   set_tag(wanted, uint16_t(tci));
   return 0;
@@ -184,12 +183,12 @@ bool pop_tag(uint16_t &tci) {
   Packet &p = packet();
   if (p.size() < ETH_HLEN + vlan_header)
     return false;
-  uint16_t fields[2]; // tci, inner protocol
-  memcpy(fields, p.data() + ETH_HLEN, sizeof fields);
-  tci = ntohs(fields[0]);
+  uint16_t field;
+  memcpy(&field, p.data() + ETH_HLEN, 2);
+  tci = ntohs(field);
   int32_t network = p.network_offset();
   p.remove(2 * ETH_ALEN, vlan_header);
-  p.skb().protocol = fields[1];
+  p.skb().protocol = Packet::protocol_at(p.data() + 2 * ETH_ALEN, p.size() - 2 * ETH_ALEN);
   if (network < int32_t(ETH_HLEN + vlan_header))
     network = ETH_HLEN + vlan_header;
   p.set_network_offset(network - int32_t(vlan_header));

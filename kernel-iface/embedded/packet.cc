@@ -55,6 +55,15 @@ void Packet::reset(ProgType type, std::span<const uint8_t> bytes) {
   publish();
 }
 
+uint16_t Packet::protocol_at(const uint8_t *type, size_t available) {
+  uint16_t field;
+  memcpy(&field, type, 2);
+  if (ntohs(field) >= ETH_P_802_3_MIN)
+    return field;
+  bool raw = available >= 4 && type[2] == 0xff && type[3] == 0xff;
+  return htons(raw ? ETH_P_802_3 : ETH_P_802_2);
+}
+
 /// What eth_type_trans() makes of an Ethernet header that comes from the loopback device.
 void Packet::start_skb(std::span<const uint8_t> bytes) {
   mac_ = data_;
@@ -65,17 +74,13 @@ void Packet::start_skb(std::span<const uint8_t> bytes) {
   tunnel_key.clear();
 
   memset(skb_.uapi, 0, sizeof skb_.uapi);
-  uint16_t type_field;
-  memcpy(&type_field, &bytes[12], 2);
-  if (ntohs(type_field) < ETH_P_802_3_MIN)
-    type_field =
-        htons(bytes.size() >= 16 && bytes[14] == 0xff && bytes[15] == 0xff ? ETH_P_802_3 : ETH_P_802_2);
+  skb().protocol = protocol_at(&bytes[12], bytes.size() - 12);
   static constexpr uint8_t loopback_address[6] = {};
-  skb().protocol = type_field;
   skb().pkt_type = bytes[0] & 1                                ? PACKET_MULTICAST
                    : memcmp(bytes.data(), loopback_address, 6) ? PACKET_OTHERHOST
                                                                : PACKET_HOST;
   skb().ifindex = 1;
+  skb().wire_len = uint32_t(bytes.size());
   if (!sees_link_header(type_))
     data_ = meta_ = network_;
 }

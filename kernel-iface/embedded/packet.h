@@ -62,6 +62,9 @@ public:
   void set_network_offset(int32_t offset) { network_ = data_ + offset; }
   void set_transport_offset(int32_t offset) { transport_ = data_ + offset; }
   void reset_mac() { mac_ = data_; }
+  /// skb->protocol for the type field of an Ethernet header or VLAN tag, of whose bytes so many are there: an
+  /// 802.3 length is none.
+  static uint16_t protocol_at(const uint8_t *type, size_t available);
   /// Makes room of `count` zero bytes in front; headers stay where they are in memory.
   void push(uint32_t count);
   /// Makes room of `count` zero bytes at `offset`; the bytes before move forward, link and network header
