@@ -162,8 +162,7 @@ TEST_P(BadObject, DamagedSections) {
 }
 
 TEST_P(BadObject, DamagedSectionHeaders) {
-  const uint64_t interesting[] = {0,           1, 3, 24, 0xffff, 0xffffffff, uint64_t(1) << 40, ~uint64_t(0),
-                                  bytes.size()};
+  const uint64_t interesting[] = {0, 3, 0xffff, ~uint64_t(0)};
   Bytes original = bytes;
   for (size_t i = 1; i < section_count(); ++i)
     for (size_t field = 0; field < sizeof(Elf64_Shdr); field += 4)

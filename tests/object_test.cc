@@ -261,6 +261,17 @@ TEST_P(ObjectTest, DataRelocationsThatMeanAValue) {
   EXPECT_NE(text(refused.takeError()).find("constant LXC_ID cannot differ by instance"), std::string::npos);
 }
 
+TEST_P(ObjectTest, ValueSectionsByOption) {
+  ObjectOptions options;
+  options.value_sections = {".data"};
+  READ("data", options);
+  ASSERT_FALSE(object.inlined.empty());
+  for (const InlinedValue &v : object.inlined) {
+    EXPECT_EQ(v.map, map_id(".data"));
+    EXPECT_TRUE(v.size == 8 || v.size == 4); // counter, hidden
+  }
+}
+
 TEST_P(ObjectTest, LegacyMapsAndNamedSlotSections) {
   READ("mapdef");
   EXPECT_EQ(slots(), "jmp_table[2]=last");
@@ -394,6 +405,34 @@ TEST_P(ObjectTest, RefusedProgramsAreErrorsOnlyWhereTheyAreUsed) {
   request.slots = {{"calls", 1, "whole"}};
   auto replaced = gather(request);
   ASSERT_TRUE(bool(replaced)) << text(replaced.takeError());
+}
+
+/// What reading tests/bpf/mistakes.bpf.c says, or the first refusal in it.
+std::optional<std::string> mistake(int n) {
+  auto bytes = test::compile_bpf("mistakes", "clang-19", {"-DMISTAKE=" + std::to_string(n)});
+  if (!bytes)
+    return std::nullopt;
+  auto o = read_object("m.o", *bytes);
+  if (!o)
+    return text(o.takeError());
+  return o->refused.empty() ? "no error" : text(o->refused[0].error.error());
+}
+
+TEST(ObjectMistakes, AreNamed) {
+  if (!mistake(0))
+    GTEST_SKIP() << "clang-19 cannot compile for eBPF here";
+  auto expect = [](int n, const char *what) {
+    EXPECT_EQ(mistake(n).value_or("").find(what), 0u) << *mistake(n);
+  };
+  expect(0, "no error");
+  expect(1, "m.o: map calls: attribute `colour` is not known\n>>> hint: ");
+  expect(2, "m.o: map calls: pinning 7 is not known\n>>> hint: ");
+  expect(3, "m.o: map calls: attribute `value` contradicts the size that is given as well");
+  expect(4, "m.o: map calls: attribute `max_flags` is not known");
+  expect(5, "m.o: slot 1 of prog array calls is named twice\n>>> by other\n>>> by leaf");
+  expect(6, "m.o: leaf: declaration tag `tail:call/1` names no prog array of this object");
+  expect(7, "m.o: leaf: slot 4 of prog array calls is out of range (max_entries is 4)");
+  expect(8, "m.o: entry: insn 8: refers to section .data, which holds addresses");
 }
 
 class GatherTest : public ObjectTest {
