@@ -328,6 +328,7 @@ static Function *declare_program(ProgramLowering &p, uint32_t s) {
   }
   f->addFnAttr(Attribute::NoUnwind);
   f->addFnAttr(Attribute::NoImplicitFloat);
+  f->addFnAttr(Attribute::NoRedZone);
   f->addFnAttr("frame-pointer", "all");
   f->addFnAttr("no-builtins");
   return f;
