@@ -155,7 +155,7 @@ std::string describe(const BtfExtSection::CoreRelocation &relocation, const Btf 
       id = t->type;
     } else if (n < t->items.size()) {
       if (!t->items[n].name.empty())
-        path += "." + std::string(t->items[n].name);
+        path.append(".").append(t->items[n].name);
       id = t->items[n].type;
     } else {
       break;
