@@ -1,4 +1,8 @@
 // Helpers that change an skb's length, headers and tags (net/core/filter.c, net/core/skbuff.c).
+//
+// One thing is not followed: when the kernel has to reallocate an skb for more headroom, it moves an unset
+// transport header from "unset" to a meaningless offset (skb_headers_offset_update), and bpf_skb_change_tail
+// takes that for its least length. Here the least length is always that of the headers.
 #include "kernel-iface/embedded/cpu.h"
 #include "kernel-iface/embedded/helpers.h"
 #include "kernel-iface/embedded/map.h"
@@ -74,7 +78,8 @@ uint64_t grow_room(uint32_t offset, uint32_t count, uint64_t flags) {
   bool outer_ipv4 = flags & BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
   p.encapsulated = true;
   p.set_network_offset(mac_length);
-  p.set_transport_offset(mac_length + int32_t(outer_ipv4 ? ipv4_header : ipv6_header));
+  if (flags & encap_l4)
+    p.set_transport_offset(mac_length + int32_t(outer_ipv4 ? ipv4_header : ipv6_header));
   p.skb().protocol = htons(outer_ipv4 ? ETH_P_IP : ETH_P_IPV6);
   return 0;
 }
