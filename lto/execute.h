@@ -21,7 +21,7 @@ struct Execution {
   ProgId entry{};
   std::span<const CapturedPacket> packets;
   std::span<const MapSeed> seeds;
-  std::vector<FibRoute> routes; ///< of the embedded kernel
+  std::vector<FibRoute> routes; ///< what bpf_fib_lookup answers from
 };
 
 /// Why a packet cannot be given to programs of this type, or an empty string. What test runs of the kernel

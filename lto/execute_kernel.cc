@@ -1,23 +1,15 @@
-// The running kernel as an executor. It never sees live maps: everything is loaded afresh, and where this
-// process may make one, the runs happen in a network namespace of their own. A process that is in another
-// namespace than the machine's already has been put there by somebody who wants its interfaces and routes, so
-// it stays.
+// The running kernel as an executor. It never sees live maps or networks: everything is loaded afresh, and
+// runs in a network namespace of its own with the manifest's routes.
 #include "lto/execute.h"
+
+#include "lto/kernel_routes.h"
 
 #include "kernel-iface/linux/load.h"
 #include "kernel-iface/linux/private_network.h"
 
-#include <sys/stat.h>
-
 namespace ujit {
 
 namespace {
-
-bool in_machines_network() {
-  struct stat ours, machines;
-  return stat("/proc/self/ns/net", &ours) || stat("/proc/1/ns/net", &machines) ||
-         ours.st_ino == machines.st_ino;
-}
 
 bool sends_events(const Map &map) {
   return map.type == MapType::ringbuf || map.type == MapType::perf_event_array;
@@ -56,13 +48,11 @@ Error take_maps(const Execution &x, LoadedPipeline &kernel, unsigned cpu, Trace 
 } // namespace
 
 Expected<Trace> execute_kernel(const Execution &x) {
-  std::optional<PrivateNetwork> network;
-  if (in_machines_network()) {
-    Expected<PrivateNetwork> entered = PrivateNetwork::enter();
-    if (!entered)
-      return entered.takeError();
-    network.emplace(std::move(*entered));
-  }
+  Expected<PrivateNetwork> network = PrivateNetwork::enter();
+  if (!network)
+    return network.takeError();
+  if (Error e = add_kernel_routes(x.routes))
+    return e;
   LoadOptions options;
   options.seeds.assign(x.seeds.begin(), x.seeds.end());
   Expected<LoadedPipeline> kernel = load_into_kernel(x.pipeline, options);

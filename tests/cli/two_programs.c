@@ -46,4 +46,4 @@ int entry(struct xdp_md *ctx) {
   return verdict;
 }
 
-char license[] SEC("license") = "GPL";
+char _license[] SEC("license") = "GPL";
