@@ -79,7 +79,7 @@ void print_report(const LinkReport &r, bool times, llvm::raw_ostream &os) {
   os << formatv("  code        {0} bytes for {1} bytes of bytecode ({2:F2}x), {3} partition{4}\n",
                 r.code_bytes, 8 * r.bytecode_insns, ratio, r.partitions, r.partitions == 1 ? "" : "s");
   os << formatv("  stack       {0} bytes at most; tail-call count {1}\n", r.stack_bytes,
-                r.counted ? "kept, a chain may reach the limit" : "not needed");
+                r.counted ? "kept" : "not needed");
   if (times) {
     double total = 0;
     os << "  time       ";
