@@ -159,7 +159,8 @@ protected:
     while (true) {
       uintptr_t p = chain_of(bucket);
       for (; !is_end(p); p = node_at(p)->chain.load(std::memory_order_acquire))
-        if (node_at(p)->hash == hash && same_key<size>(node_at(p)->key(), key, shape_.key_size))
+        if (node_at(p)->hash.load(std::memory_order_relaxed) == hash &&
+            same_key<size>(node_at(p)->key(), key, shape_.key_size))
           return node_at(p);
       if (p == 0 || p == end_mark(bucket))
         return nullptr;
@@ -185,7 +186,8 @@ private:
   Node *find_locked(Bucket &bucket, uint32_t hash, const uint8_t *key) const {
     for (uintptr_t p = bucket.first.load(std::memory_order_relaxed); !is_end(p);
          p = node_at(p)->chain.load(std::memory_order_relaxed))
-      if (node_at(p)->hash == hash && same_key<0>(node_at(p)->key(), key, shape_.key_size))
+      if (node_at(p)->hash.load(std::memory_order_relaxed) == hash &&
+          same_key<0>(node_at(p)->key(), key, shape_.key_size))
         return node_at(p);
     return nullptr;
   }
@@ -211,7 +213,7 @@ private:
   }
 
   void set_key(Node *node, uint32_t hash, const uint8_t *key) {
-    node->hash = hash;
+    node->hash.store(hash, std::memory_order_relaxed);
     for (uint32_t at = 0; at < shape_.key_size; at += 8)
       std::atomic_ref(*reinterpret_cast<uint64_t *>(node->key() + at))
           .store(wanted_word<0>(key, at, shape_.key_size), std::memory_order_relaxed);
@@ -297,7 +299,7 @@ private:
     // A per-CPU element is written in place, so with BPF_EXIST no node is needed.
     if (!percpu_ || flags != BPF_EXIST) {
       auto evict = [&](LruNode *victim) {
-        Bucket &home = bucket_of(victim->hash);
+        Bucket &home = bucket_of(victim->hash.load(std::memory_order_relaxed));
         std::lock_guard guard(home.lock);
         return unlink(home, static_cast<Node *>(victim));
       };

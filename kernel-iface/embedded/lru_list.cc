@@ -66,7 +66,7 @@ LruNode *LruList::take(uint32_t hash, llvm::function_ref<bool(LruNode *)> unlink
       return nullptr;
     remove(node);
   }
-  node->hash = hash;
+  node->hash.store(hash, std::memory_order_relaxed);
   node->referenced.store(0, std::memory_order_relaxed);
   insert(inactive_, node);
   return node;

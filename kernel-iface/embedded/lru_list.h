@@ -17,7 +17,7 @@ namespace ujit {
 
 struct LruNode {
   LruNode *prev = nullptr, *next = nullptr;
-  uint32_t hash = 0; ///< of the key, under the list's lock while in no bucket
+  std::atomic<uint32_t> hash{0}; ///< of the key; read without a lock, as everything that lookups read
   std::atomic<uint8_t> referenced{0};
   bool active = false;
 };

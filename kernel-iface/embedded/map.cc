@@ -32,13 +32,24 @@ long MapObject::control_update(std::span<const uint8_t> key, std::span<const std
 /// What the kernel's map_alloc_check() of each family demands; an empty string if `m` is fine.
 static std::string check_shape(const Map &m) {
   using llvm::formatv;
-  constexpr uint32_t largest = 1u << 30;
+  constexpr uint32_t largest = 1u << 30, largest_element = 4u << 20, largest_percpu = 32u << 10,
+                     most_hashed = 1u << 28;
+  bool is_percpu =
+      m.type == MapType::percpu_array || m.type == MapType::percpu_hash || m.type == MapType::lru_percpu_hash;
+  bool is_hash = m.type == MapType::hash || m.type == MapType::percpu_hash || m.type == MapType::lru_hash ||
+                 m.type == MapType::lru_percpu_hash || m.type == MapType::hash_of_maps ||
+                 m.type == MapType::devmap_hash;
   bool is_array = m.type == MapType::array || m.type == MapType::percpu_array ||
                   m.type == MapType::prog_array || m.type == MapType::array_of_maps ||
                   m.type == MapType::perf_event_array || m.type == MapType::devmap ||
                   m.type == MapType::cpumap || m.type == MapType::xskmap;
   if (m.key_size > 4096 || m.value_size > largest)
     return formatv("key of {0} or value of {1} bytes is too long", m.key_size, m.value_size);
+  if ((is_percpu && m.value_size > largest_percpu) ||
+      ((is_hash || m.type == MapType::lpm_trie) && m.value_size > largest_element))
+    return formatv("value of {0} bytes is too long for a {1}", m.value_size, name_of(m.type));
+  if ((is_hash || m.type == MapType::lpm_trie) && m.max_entries > most_hashed)
+    return formatv("{0} entries are too many for a {1}", m.max_entries, name_of(m.type));
   if (m.type == MapType::ringbuf) {
     if (m.key_size || m.value_size)
       return "a ring buffer has neither keys nor values";
@@ -49,7 +60,7 @@ static std::string check_shape(const Map &m) {
   }
   if (m.max_entries == 0 && m.type != MapType::perf_event_array)
     return "max_entries is 0";
-  if (is_array && m.key_size != 4)
+  if ((is_array || m.type == MapType::devmap_hash) && m.key_size != 4)
     return formatv("key of {0} bytes: must be 4 in a {1}", m.key_size, name_of(m.type));
   bool holds_ids = m.type == MapType::prog_array || m.type == MapType::array_of_maps ||
                    m.type == MapType::hash_of_maps || m.type == MapType::perf_event_array ||

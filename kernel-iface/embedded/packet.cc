@@ -175,6 +175,9 @@ void Packet::push(uint32_t count) {
 
 void Packet::insert(uint32_t offset, uint32_t count) {
   make_headroom(count);
+  if (offset >
+      size()) // headers that were cut off: the kernel moves what lies behind the packet, here it is zero
+    memset(end_, 0, offset - size());
   memmove(data_ - count, data_, offset);
   data_ -= count;
   meta_ = data_;

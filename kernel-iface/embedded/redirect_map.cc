@@ -122,8 +122,6 @@ private:
 
 std::unique_ptr<MapObject> make_redirect_map(const Map &shape, MapId id, const MapOptions &options) {
   if (shape.type == MapType::devmap_hash) {
-    if (shape.key_size != 4)
-      return nullptr;
     auto map = std::make_unique<RedirectHash>(shape, id, options);
     return map->allocate() ? std::move(map) : nullptr;
   }
