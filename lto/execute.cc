@@ -4,19 +4,17 @@
 #include "lto/execute.h"
 
 #include "lto/image.h"
+#include "lto/native_image.h"
 #include "lto/trace_bytes.h"
 
 #include "kernel-iface/embedded/interpreter_host.h"
-#include "kernel-iface/embedded/loader.h"
 #include "kernel-iface/embedded/worker.h"
-#include "translator/helper.h"
 
 #include "llvm/Support/FormatVariadic.h"
 
 #include <sys/mman.h>
 
 #include <atomic>
-#include <cerrno>
 #include <chrono>
 
 namespace ujit {
@@ -24,19 +22,6 @@ namespace ujit {
 namespace {
 
 using llvm::formatv;
-
-/// ld_abs and ld_ind of the translator: `bytes` of the packet in host order; negative: outside.
-int64_t load_packet(const void *, int32_t offset, uint32_t bytes) {
-  const std::optional<uint32_t> value = load_from_packet(offset, bytes * 8);
-  return value ? int64_t(*value) : -EFAULT;
-}
-
-/// A call through a register: a helper by its number.
-uint64_t call_helper(uint64_t id, uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5) {
-  const Helper *helper = find_helper(uint32_t(id));
-  HelperFunction *function = helper ? find_helper_address(helper->name) : nullptr;
-  return function ? function(r1, r2, r3, r4, r5) : uint64_t(-EINVAL);
-}
 
 /// What the child tells while it works.
 class Progress {
@@ -142,53 +127,24 @@ std::vector<uint8_t> pack_result(Expected<Trace> trace) {
   return trace ? tagged(Answer::trace, pack(std::move(*trace))) : pack_error(trace.takeError());
 }
 
-/// Addresses of an image that a kernel needs.
-struct ImageAddresses {
-  NativeEntry entry = nullptr;
-  std::vector<std::pair<ProgId, const void *>> programs; ///< what prog-array slots lead to
-};
-
-Expected<ImageAddresses> find_addresses(const Execution &x, const LoadedImage &code, const ImageInfo &info) {
-  ImageAddresses out;
-  for (const ImageEntry &e : info.entries)
-    if (e.program == x.pipeline[x.entry].name) {
-      Expected<const void *> address = code.require(e.symbol);
-      if (!address)
-        return address.takeError();
-      out.entry = reinterpret_cast<NativeEntry>(*address);
-    }
-  if (!out.entry)
-    return input_error("the image has no entry for " + x.pipeline[x.entry].name).error();
-  for (const ImageProgram &p : info.programs)
-    if (!p.symbol.empty()) {
-      Expected<const void *> address = code.require(p.symbol);
-      if (!address)
-        return address.takeError();
-      if (const std::optional<ProgId> id = x.pipeline.find_program(p.name))
-        out.programs.emplace_back(*id, *address);
-    }
-  return out;
-}
-
 /// An image set up on a fresh kernel: in the child.
 struct Stage {
   std::unique_ptr<Kernel> kernel;
   std::vector<uint64_t> instance;
 };
 
-Expected<Stage> set_stage(const Execution &x, const ImageAddresses &addresses) {
+Expected<Stage> set_stage(const Execution &x, const NativeImage &image) {
   auto kernel = fresh_kernel(x);
   if (!kernel)
     return kernel.takeError();
-  for (const auto &[id, address] : addresses.programs)
-    (*kernel)->set_program_entry(id, address);
+  image.install(**kernel);
   Stage stage{std::move(*kernel), {}};
   stage.instance = stage.kernel->instance_table(InstanceLayout(x.pipeline), 0);
   return stage;
 }
 
-Expected<double> measure(const Execution &x, const ImageAddresses &addresses, uint32_t rounds) {
-  Expected<Stage> stage = set_stage(x, addresses);
+Expected<double> measure(const Execution &x, const NativeImage &image, uint32_t rounds) {
+  Expected<Stage> stage = set_stage(x, image);
   if (!stage)
     return stage.takeError();
   const std::vector<std::span<const uint8_t>> packets = [&] {
@@ -198,7 +154,7 @@ Expected<double> measure(const Execution &x, const ImageAddresses &addresses, ui
     return out;
   }();
   const auto start = std::chrono::steady_clock::now();
-  Expected<uint64_t> sum = stage->kernel->run_batch(addresses.entry, stage->instance.data(),
+  Expected<uint64_t> sum = stage->kernel->run_batch(image.entry, stage->instance.data(),
                                                     x.pipeline[x.entry].type, packets, rounds);
   if (!sum)
     return sum.takeError();
@@ -262,30 +218,21 @@ Expected<Trace> execute_interpreter(const Execution &x) {
 
 Expected<Trace> execute_image(const Execution &x, std::span<const uint8_t> image, const std::string &name,
                               uint32_t rounds) {
-  Expected<ImageInfo> info = read_image_info(image, name);
-  if (!info)
-    return info.takeError();
-  const ImageSymbol extra[] = {{"ujit_load_packet", reinterpret_cast<const void *>(&load_packet)},
-                               {"ujit_call_helper", reinterpret_cast<const void *>(&call_helper)}};
-  const llvm::StringRef bytes(reinterpret_cast<const char *>(image.data()), image.size());
-  Expected<LoadedImage> code = load_image(llvm::MemoryBufferRef(bytes, name), extra);
-  if (!code)
-    return code.takeError();
-  Expected<ImageAddresses> addresses = find_addresses(x, *code, *info);
-  if (!addresses)
-    return addresses.takeError();
+  Expected<NativeImage> native = load_native(x.pipeline, x.entry, image, name);
+  if (!native)
+    return native.takeError();
 
   const Progress progress;
   auto work = [&]() -> std::vector<uint8_t> {
-    Expected<Stage> stage = set_stage(x, *addresses);
+    Expected<Stage> stage = set_stage(x, *native);
     if (!stage)
       return pack_error(stage.takeError());
     auto run = [&](Kernel &kernel, std::span<const uint8_t> packet) {
-      return kernel.run_packet(addresses->entry, stage->instance.data(), x.pipeline[x.entry].type, packet);
+      return kernel.run_packet(native->entry, stage->instance.data(), x.pipeline[x.entry].type, packet);
     };
     Expected<Trace> trace = run_packets(x, *stage->kernel, progress, run);
     if (trace && rounds) {
-      Expected<double> seconds = measure(x, *addresses, rounds);
+      Expected<double> seconds = measure(x, *native, rounds);
       if (!seconds)
         return pack_error(seconds.takeError());
       trace->measured_seconds = *seconds;
@@ -296,7 +243,7 @@ Expected<Trace> execute_image(const Execution &x, std::span<const uint8_t> image
   if (!result)
     return result.takeError();
   if (const auto *fault = std::get_if<WorkerFault>(&*result))
-    return fault_error(x, *fault, progress, *code, image, name);
+    return fault_error(x, *fault, progress, native->code, image, name);
   Expected<Trace> trace = take_answer(std::move(std::get<std::vector<uint8_t>>(*result)));
   if (trace)
     trace->executor = name;

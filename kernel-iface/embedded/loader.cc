@@ -41,16 +41,19 @@ struct Layout {
 
 class RecordLayout final : public orc::ObjectLinkingLayer::Plugin {
 public:
-  explicit RecordLayout(Layout &layout) : layout_(layout) {}
+  RecordLayout(Layout &layout, std::optional<uint32_t> page_offset)
+      : layout_(layout), page_offset_(page_offset) {}
 
   void modifyPassConfig(orc::MaterializationResponsibility &, jitlink::LinkGraph &,
                         jitlink::PassConfiguration &config) override {
     // Nothing is dead: fused code may name functions only in its debug information, and a fault in one must
     // still be found.
-    config.PrePrunePasses.push_back([](jitlink::LinkGraph &graph) {
+    config.PrePrunePasses.push_back([this](jitlink::LinkGraph &graph) {
       for (jitlink::Symbol *symbol : graph.defined_symbols())
         if (symbol->isCallable())
           symbol->setLive(true);
+      if (page_offset_)
+        place(graph, *page_offset_);
       return Error::success();
     });
     config.PreFixupPasses.push_back([this](jitlink::LinkGraph &graph) {
@@ -64,6 +67,14 @@ public:
   void notifyTransferringResources(orc::JITDylib &, orc::ResourceKey, orc::ResourceKey) override {}
 
 private:
+  static void place(jitlink::LinkGraph &graph, uint32_t page_offset) {
+    jitlink::Section *text = graph.findSectionByName(".text");
+    if (!text || text->blocks_size() != 1) // an ELF section is one block
+      return;
+    (*text->blocks().begin())->setAlignment(4096);
+    (*text->blocks().begin())->setAlignmentOffset(page_offset);
+  }
+
   void record(jitlink::LinkGraph &graph) {
     for (jitlink::Symbol *symbol : graph.defined_symbols()) {
       if (!symbol->hasName())
@@ -92,6 +103,7 @@ private:
   }
 
   Layout &layout_;
+  std::optional<uint32_t> page_offset_;
 };
 
 /// What images may use beside helpers: LLVM invents calls of the memory functions.
@@ -167,7 +179,16 @@ uint64_t LoadedImage::code_size() const {
   return size;
 }
 
-Expected<LoadedImage> load_image(llvm::MemoryBufferRef object, std::span<const ImageSymbol> extra) {
+std::vector<std::pair<uint64_t, uint64_t>> LoadedImage::code_ranges() const {
+  std::vector<std::pair<uint64_t, uint64_t>> out;
+  if (state_)
+    for (const CodeRange &range : state_->layout.ranges)
+      out.emplace_back(range.address, range.size);
+  return out;
+}
+
+Expected<LoadedImage> load_image(llvm::MemoryBufferRef object, std::span<const ImageSymbol> extra,
+                                 std::optional<uint32_t> page_offset) {
   std::string file = object.getBufferIdentifier().str();
   auto parsed = llvm::object::ObjectFile::createELFObjectFile(object);
   if (!parsed)
@@ -191,7 +212,7 @@ Expected<LoadedImage> load_image(llvm::MemoryBufferRef object, std::span<const I
   orc::ExecutionSession &session = *state->session;
   session.setErrorReporter([](Error e) { llvm::consumeError(std::move(e)); }); // lookup() gives them back
   state->linker = std::make_unique<orc::ObjectLinkingLayer>(session);
-  state->linker->addPlugin(std::make_shared<RecordLayout>(state->layout));
+  state->linker->addPlugin(std::make_shared<RecordLayout>(state->layout, page_offset));
   orc::JITDylib &image = session.createBareJITDylib("image");
 
   std::vector<Error> missing;

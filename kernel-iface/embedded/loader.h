@@ -44,16 +44,21 @@ public:
   std::optional<CodePlace> locate(uint64_t pc) const;
   /// Bytes of executable code.
   uint64_t code_size() const;
+  /// Where the code lies, as (address, size) by address.
+  std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
 
 private:
-  friend Expected<LoadedImage> load_image(llvm::MemoryBufferRef, std::span<const ImageSymbol>);
+  friend Expected<LoadedImage> load_image(llvm::MemoryBufferRef, std::span<const ImageSymbol>,
+                                          std::optional<uint32_t>);
   struct State;
   std::unique_ptr<State> state_;
 };
 
 /// Loads an image; `extra` are symbols that it may use beside helpers and the C library's memory functions.
-/// The buffer is not kept. Errors: not such an ELF object, undefined symbols (each by name), relocations out
-/// of range.
-Expected<LoadedImage> load_image(llvm::MemoryBufferRef object, std::span<const ImageSymbol> extra = {});
+/// The buffer is not kept. `page_offset` puts the first function so many bytes (below 4096, a multiple of 16)
+/// behind the start of a page, for measuring what the place of code costs. Errors: not such an ELF object,
+/// undefined symbols (each by name), relocations out of range.
+Expected<LoadedImage> load_image(llvm::MemoryBufferRef object, std::span<const ImageSymbol> extra = {},
+                                 std::optional<uint32_t> page_offset = {});
 
 } // namespace ujit

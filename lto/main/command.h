@@ -27,6 +27,7 @@ void add_link(CLI::App &app, Action &action);
 void add_graph(CLI::App &app, Action &action);
 void add_run(CLI::App &app, Action &action);
 void add_check(CLI::App &app, Action &action);
+void add_bench(CLI::App &app, Action &action);
 void add_symbolize(CLI::App &app, Action &action);
 void add_doctor(CLI::App &app, Action &action);
 
