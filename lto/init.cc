@@ -20,6 +20,15 @@ bool sees_packets(ProgType type) {
          type == ProgType::socket_filter || type == ProgType::cgroup_skb;
 }
 
+/// The value that a variable of at most eight bytes has in the object.
+uint64_t value_of(const Object &o, const Variable &v) {
+  const std::vector<uint8_t> &contents = o.maps[index(v.map)].contents;
+  uint64_t value = 0;
+  for (uint32_t i = v.size; i-- > 0;)
+    value = value << 8 | (v.offset + i < contents.size() ? contents[v.offset + i] : 0);
+  return value;
+}
+
 void print_constants(llvm::raw_ostream &os, const Object &o) {
   std::vector<const Variable *> constants;
   for (const Variable &v : o.variables)
@@ -27,13 +36,13 @@ void print_constants(llvm::raw_ostream &os, const Object &o) {
       constants.push_back(&v);
   if (constants.empty())
     return;
-  os << "    # Config constants in read-only data. `fold` compiles a value in, and dead code falls out; "
-        "`bind` leaves it to\n"
-        "    # each instance. Name those that you set at load time:\n"
+  os << "    # Read-only data is compiled in as the object has it. Name what your loader sets: `fold` "
+        "compiles the\n"
+        "    # value in, and dead code falls out; `bind` leaves it to each instance.\n"
         "    # constants:\n";
   for (const Variable *v : constants)
-    os << formatv("    #   - {{ name: {0}, fold: 0 }  # {1} byte{2}\n", yaml_quoted(v->name), v->size,
-                  v->size == 1 ? "" : "s");
+    os << formatv("    #   - {{ name: {0}, fold: {1:x} }  # {2} byte{3}\n", yaml_quoted(v->name),
+                  value_of(o, *v), v->size, v->size == 1 ? "" : "s");
 }
 
 void print_types(llvm::raw_ostream &os, const Object &o) {

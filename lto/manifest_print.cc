@@ -62,7 +62,7 @@ void print_route(llvm::raw_ostream &os, const ManifestRoute &r) {
 } // namespace
 
 std::string yaml_quoted(std::string_view text) {
-  const bool plain = !text.empty() && !llvm::isDigit(text[0]) && text[0] != '-' && text[0] != '.' &&
+  const bool plain = !text.empty() && !llvm::isDigit(text[0]) && text[0] != '-' &&
                      std::all_of(text.begin(), text.end(), [](char c) {
                        return llvm::isAlnum(c) || c == '_' || c == '.' || c == '-' || c == '/';
                      });

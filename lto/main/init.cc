@@ -7,6 +7,7 @@
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
 
+#include <filesystem>
 #include <memory>
 
 namespace ujit {
@@ -34,6 +35,14 @@ Expected<int> write_first_manifest(const std::vector<std::string> &paths, const 
   }
   if (Error e = join_sorted(std::move(errors)))
     return e;
+  // A manifest names its objects from its own folder.
+  for (Object &o : objects)
+    if (!output.empty() && output != "-" && std::filesystem::path(o.path).is_relative()) {
+      std::error_code ec;
+      const auto from = std::filesystem::absolute(output, ec).parent_path();
+      if (const auto relative = std::filesystem::relative(o.path, from, ec); !ec && !relative.empty())
+        o.path = relative;
+    }
   if (!output.empty() && output != "-" && !force && llvm::sys::fs::exists(output))
     return input_error("exists already").in_file(output).with_hint("--force replaces it").error();
   if (Error e = put_text(output, first_manifest(objects, pipeline_name(paths.front()))))

@@ -60,6 +60,9 @@ Expected<int> LinkCommand::run() const {
   if (Error e = bundle ? write_bundle(path, *m, *pipeline, *result, report)
                        : write_file(path, result->image.object))
     return e;
+  if (!json)
+    if (Error e = put_text({}, "  written     " + path + "\n"))
+      return e;
   return exit_done;
 }
 

@@ -5,6 +5,7 @@
 
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/Path.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <memory>
@@ -33,8 +34,11 @@ Expected<int> symbolize_place(const std::string &place) {
   for (size_t i = 0; i < frames->size(); ++i) {
     const Frame &f = (*frames)[i];
     os << llvm::formatv("{0}{1}: insn {2}", i ? "  inlined into " : "", f.program, f.insn);
-    if (!f.source.empty())
-      os << " (" << f.source << ')';
+    if (!f.source.empty()) {
+      llvm::SmallString<128> source(f.source);
+      llvm::sys::path::remove_dots(source);
+      os << " (" << source << ')';
+    }
     os << '\n';
   }
   if (Error e = put_text({}, out))

@@ -8,6 +8,14 @@ grep -q "entries: \[ entry \]" first.ujit.yaml || die "the entry was not guessed
 grep -q "map: calls" first.ujit.yaml || die "the prog array is not there"
 grep -q "1: leaf" first.ujit.yaml || die "its slot is not there"
 
+mkdir -p folder
+ujit init two_programs.o -o folder/second.ujit.yaml
+expect 0
+grep -q "path: ../two_programs.o" folder/second.ujit.yaml || die "the path is not relative to the manifest"
+grep -q "name: verdict, fold: 0x2 }  # 4 bytes" folder/second.ujit.yaml || die "the constant's value is not there"
+ujit graph folder/second.ujit.yaml
+expect 0
+
 ujit link first.ujit.yaml -o image.o --stats
 expect 0 "two_programs: 2 programs, 1 entries" "translate"
 [ -s image.o ] || die "no image"
