@@ -3,6 +3,9 @@
 #include "translator/error.h"
 
 #include "llvm/Analysis/TargetLibraryInfo.h"
+#include "llvm/CodeGen/MachineModuleInfo.h"
+#include "llvm/CodeGen/Passes.h"
+#include "llvm/CodeGen/TargetPassConfig.h"
 #include "llvm/IR/Instructions.h"
 #include "llvm/IR/LegacyPassManager.h"
 #include "llvm/Support/SmallVectorMemoryBuffer.h"
@@ -31,6 +34,14 @@ static void split_long_blocks(Function &f) {
     }
 }
 
+/// Passes of LLVM's code generator that cost time and gave nothing on this kind of code, counted in
+/// executed instructions (docs/design.md). Variable locations are never asked for: a line is all we need.
+static void leave_out(TargetPassConfig &config) {
+  for (AnalysisID pass : {&MachineSchedulerID, &PostRASchedulerID, &PostMachineSchedulerID, &MachineLICMID,
+                          &EarlyMachineLICMID, &MachineCSEID, &LiveDebugValuesID})
+    config.disablePass(pass);
+}
+
 Expected<std::vector<uint8_t>> generate_code(Module &module, TargetMachine &tm) {
   for (Function &f : module)
     split_long_blocks(f);
@@ -40,8 +51,21 @@ Expected<std::vector<uint8_t>> generate_code(Module &module, TargetMachine &tm) 
   TargetLibraryInfoImpl none(tm.getTargetTriple());
   none.disableAllFunctions();
   pm.add(new TargetLibraryInfoWrapperPass(none));
-  if (tm.addPassesToEmitFile(pm, os, nullptr, CodeGenFileType::ObjectFile, true))
+  // What TargetMachine::addPassesToEmitFile() does, with a say in which passes run.
+  auto &target = static_cast<LLVMTargetMachine &>(tm);
+  auto *machine_module = new MachineModuleInfoWrapperPass(&target);
+  TargetPassConfig *config = target.createPassConfig(pm);
+  config->setDisableVerify(true);
+  leave_out(*config);
+  pm.add(config);
+  pm.add(machine_module);
+  if (config->addISelPasses())
+    return internal_error("no instruction selection for " + tm.getTargetTriple().str()).error();
+  config->addMachinePasses();
+  config->setInitialized();
+  if (target.addAsmPrinter(pm, os, nullptr, CodeGenFileType::ObjectFile, machine_module->getMMI().getContext()))
     return internal_error("no object file output for " + tm.getTargetTriple().str()).error();
+  pm.add(createFreeMachineFunctionPass());
   pm.run(module);
   return std::vector<uint8_t>(bytes.begin(), bytes.end());
 }

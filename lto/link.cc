@@ -258,10 +258,8 @@ private:
         return module.takeError();
       if (Error e = save(**module, "partition" + Twine(i) + ".2-fused"))
         return e;
-      size_t largest = 0;
       for (const Function &f : **module)
-        largest = std::max<size_t>(largest, f.getInstructionCount());
-      efforts[i] = effort_for(largest);
+        efforts[i] = std::max(efforts[i], effort_for(f));
       auto tm = make_target_machine(options_.cpu, efforts[i]);
       if (!tm)
         return tm.takeError();
@@ -303,7 +301,7 @@ private:
     for (const Program &p : pipeline_.programs) {
       ProgId id{uint32_t(&p - pipeline_.programs.data())};
       const PlannedProgram &planned = plan[id];
-      if (planned.role == PlannedProgram::dead)
+      if (planned.role == PlannedProgram::dead && !planned.needs_chain_copy)
         continue;
       for (uint32_t h : result_.graph.summaries[index(id)].helpers)
         if (h != helper_tail_call)

@@ -3,8 +3,8 @@
 #include "lto/analyses.h"
 
 #include "translator/error.h"
+#include "translator/lower.h"
 
-#include "llvm/Analysis/AssumptionCache.h"
 #include "llvm/MC/MCSubtargetInfo.h"
 #include "llvm/MC/TargetRegistry.h"
 #include "llvm/Support/CommandLine.h"
@@ -12,7 +12,6 @@
 #include "llvm/TargetParser/Host.h"
 #include "llvm/Transforms/InstCombine/InstCombine.h"
 #include "llvm/Transforms/Scalar/ADCE.h"
-#include "llvm/Transforms/Scalar/CorrelatedValuePropagation.h"
 #include "llvm/Transforms/Scalar/DeadStoreElimination.h"
 #include "llvm/Transforms/Scalar/EarlyCSE.h"
 #include "llvm/Transforms/Scalar/GVN.h"
@@ -27,12 +26,14 @@ namespace ujit {
 
 using namespace llvm;
 
-/// Beyond these sizes of one function, measured on generated programs: InstCombine, GVN and the register
-/// allocator stop being linear in practice.
-constexpr size_t full_limit = 60'000, reduced_limit = 250'000;
+/// IR instructions of one function beyond which passes that query aliases and memory states are left out: they stop
+/// being linear in practice.
+constexpr size_t full_limit = 60'000;
 
-Effort effort_for(size_t n) {
-  return n <= full_limit ? Effort::full : n <= reduced_limit ? Effort::reduced : Effort::minimal;
+Effort effort_for(const Function &f) {
+  if (f.hasFnAttribute(huge_attribute))
+    return Effort::minimal;
+  return f.getInstructionCount() <= full_limit ? Effort::full : Effort::reduced;
 }
 
 void initialise_llvm() {
@@ -42,9 +43,8 @@ void initialise_llvm() {
     InitializeNativeTargetAsmPrinter();
     InitializeNativeTargetAsmParser();
     InitializeNativeTargetDisassembler();
-    // Passes of the code generator that cost time and gave nothing measurable on this kind of code.
-    const char *args[] = {"ujit-lto", "-enable-misched=false", "-disable-post-ra", "-consthoist-min-num-to-rebase=1000000",
-                          "-disable-machine-licm", "-disable-constant-hoisting", "-disable-cgp-branch-opts"};
+    // Constant hoisting cost time and gave nothing; branch optimisations would join what was split for its length.
+    const char *args[] = {"ujit-lto", "-disable-constant-hoisting", "-disable-cgp-branch-opts"};
     cl::ParseCommandLineOptions(int(std::size(args)), args, "", &nulls());
   });
 }
@@ -98,13 +98,13 @@ InstCombineOptions combine_options() { return InstCombineOptions().setMaxIterati
 
 FunctionPassManager simplify_passes(Effort effort) {
   FunctionPassManager fpm;
+  if (effort == Effort::minimal)
+    return fpm; // anything that carries values across blocks would undo what its translation is made for
   fpm.addPass(SROAPass(SROAOptions::ModifyCFG));
   fpm.addPass(EarlyCSEPass(effort == Effort::full));
   fpm.addPass(SimplifyCFGPass(cfg_options()));
-  if (effort != Effort::minimal) {
-    fpm.addPass(InstCombinePass(combine_options()));
-    fpm.addPass(SimplifyCFGPass(cfg_options()));
-  }
+  fpm.addPass(InstCombinePass(combine_options()));
+  fpm.addPass(SimplifyCFGPass(cfg_options()));
   if (effort == Effort::full)
     fpm.addPass(ADCEPass());
   return fpm;
@@ -112,22 +112,19 @@ FunctionPassManager simplify_passes(Effort effort) {
 
 FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
   FunctionPassManager fpm;
-  fpm.addPass(SROAPass(SROAOptions::ModifyCFG));
-  fpm.addPass(EarlyCSEPass(effort == Effort::full));
   if (effort == Effort::minimal)
     return fpm;
+  fpm.addPass(SROAPass(SROAOptions::ModifyCFG));
+  fpm.addPass(EarlyCSEPass(effort == Effort::full));
   fpm.addPass(SimplifyCFGPass(cfg_options()));
   fpm.addPass(InstCombinePass(combine_options()));
   if (effort == Effort::full) {
     fpm.addPass(JumpThreadingPass());
-    fpm.addPass(CorrelatedValuePropagationPass());
     fpm.addPass(SimplifyCFGPass(cfg_options()));
     if (options.forward_state) {
       fpm.addPass(GVNPass(GVNOptions().setPRE(true).setLoadPRE(true)));
       fpm.addPass(DSEPass());
     }
-    fpm.addPass(InstCombinePass(combine_options()));
-    fpm.addPass(JumpThreadingPass());
   }
   fpm.addPass(SimplifyCFGPass(cfg_options().sinkCommonInsts(effort == Effort::full)));
   fpm.addPass(InstCombinePass(combine_options()));
@@ -180,7 +177,7 @@ void simplify_program(Module &module, TargetMachine &tm) {
     Analyses analyses(tm);
     for (Function &f : module)
       if (!f.isDeclaration())
-        simplify_passes(effort_for(f.getInstructionCount())).run(f, analyses.functions);
+        simplify_passes(effort_for(f)).run(f, analyses.functions);
   };
   simplify();
   if (inline_subprograms(module))
@@ -191,7 +188,7 @@ void optimise_fused(Module &module, TargetMachine &tm, const PassOptions &option
   Analyses analyses(tm);
   for (Function &f : module)
     if (!f.isDeclaration())
-      fused_passes(effort_for(f.getInstructionCount()), options).run(f, analyses.functions);
+      fused_passes(effort_for(f), options).run(f, analyses.functions);
 }
 
 void clean_up(Module &module, TargetMachine &tm) {
@@ -199,7 +196,7 @@ void clean_up(Module &module, TargetMachine &tm) {
   FunctionPassManager fpm;
   fpm.addPass(EarlyCSEPass(false));
   for (Function &f : module)
-    if (!f.isDeclaration())
+    if (!f.isDeclaration() && effort_for(f) != Effort::minimal)
       fpm.run(f, analyses.functions);
 }
 

@@ -13,7 +13,7 @@ namespace ujit {
 
 /// How much work a function gets, by its size: the costs of some passes are not linear.
 enum class Effort : uint8_t { full, reduced, minimal };
-Effort effort_for(size_t ir_insns);
+Effort effort_for(const llvm::Function &function);
 
 /// Called once per process before any other function here; sets LLVM up. Thread-safe.
 void initialise_llvm();

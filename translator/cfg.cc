@@ -80,18 +80,14 @@ static void number_reachable(Cfg &cfg) {
 }
 
 static void compute_liveness(const Program &program, Cfg &cfg) {
-  struct Effect { uint16_t reads, writes; };
-  std::vector<Effect> effects(cfg.blocks.size());
   for (uint32_t b : cfg.order) {
-    const Block &block = cfg.blocks[b];
-    Effect e{0, 0};
+    Block &block = cfg.blocks[b];
     for (uint32_t i = block.first; i < block.end; i += is_wide(program.insns[i]) ? 2 : 1) {
       const InsnRow &row = *find_row(program.insns[i]);
       RegisterUse u = register_use(program.insns[i], row, call_args(program.insns[i], row));
-      e.reads |= u.reads & ~e.writes;
-      e.writes |= u.writes;
+      block.reads |= u.reads & ~block.writes;
+      block.writes |= u.writes;
     }
-    effects[b] = e;
   }
   std::vector<uint32_t> work(cfg.order); // popped from the back: post-order first
   std::vector<uint8_t> queued(cfg.blocks.size(), 1);
@@ -103,7 +99,7 @@ static void compute_liveness(const Program &program, Cfg &cfg) {
     uint16_t out = 0;
     for (uint32_t s : block.successors)
       out |= cfg.blocks[s].live_in;
-    uint16_t in = uint16_t(effects[b].reads | (out & ~effects[b].writes));
+    uint16_t in = uint16_t(block.reads | (out & ~block.writes));
     if (in == block.live_in)
       continue;
     block.live_in = in;

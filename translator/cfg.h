@@ -16,7 +16,9 @@ struct Block {
   /// Indices into Cfg::blocks, each once. Of a conditional jump: [0] falls through, [1] is taken.
   llvm::SmallVector<uint32_t, 2> successors;
   llvm::SmallVector<uint32_t, 2> predecessors;
-  uint16_t live_in = 0; ///< bit N: register N may be read before it is written
+  uint16_t live_in = 0; ///< bit N: register N may be read before it is written, here or behind
+  uint16_t reads = 0;   ///< ... in this block
+  uint16_t writes = 0;  ///< registers that this block writes
 };
 
 struct Cfg {

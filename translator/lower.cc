@@ -74,7 +74,8 @@ void Lowering::write32(unsigned reg, Value *value) { write(reg, builder_.CreateZ
 
 Lowering::Lowering(ProgramLowering &program, uint32_t subprogram, const FrameLayout &frame)
     : p_(program), program_(program.program), sub_(subprogram), facts_(program.facts.subprograms[subprogram]),
-      frame_(frame), function_(program.functions[subprogram]), builder_(program.context()) {}
+      frame_(frame), function_(program.functions[subprogram]), builder_(program.context()),
+      registers_in_memory_(function_->hasFnAttribute(huge_attribute)) {}
 
 Error Lowering::fail(LinkError e) { return e.in_file(program_.object).in_program(program_.name).error(); }
 
@@ -108,6 +109,10 @@ void Lowering::enter_function() {
       builder_.CreateAlignedStore(builder_.getInt64(0),
                                   builder_.CreateConstGEP1_64(builder_.getInt8Ty(), objects_[i], uint64_t(b)), Align(8));
 
+  if (registers_in_memory_)
+    for (unsigned r = 0; r < 10; ++r)
+      register_memory_[r] = builder_.CreateAlloca(i64(), nullptr, "r" + Twine(r));
+
   const State &start = facts_.entry[0];
   unsigned arg = 0;
   if (sub_ == 0) {
@@ -131,8 +136,14 @@ void Lowering::enter_function() {
   for (uint32_t b : facts_.cfg.order)
     first_[b] = BasicBlock::Create(p_.context(), "", function_);
   last_.resize(first_.size());
-  out_.resize(first_.size());
   done_.resize(first_.size());
+  if (registers_in_memory_) {
+    for (unsigned r = 1; r <= 5; ++r)
+      if (values_[r])
+        builder_.CreateAlignedStore(values_[r], register_memory_[r], Align(8));
+  } else {
+    out_.resize(first_.size());
+  }
   builder_.CreateBr(first_[0]);
 }
 
@@ -142,6 +153,8 @@ void Lowering::enter_block(uint32_t b) {
   builder_.SetInsertPoint(first_[b]);
   set_location(block.first);
   state_ = entry;
+  if (registers_in_memory_)
+    return load_registers(b);
   if (b == 0 && block.predecessors.empty())
     return; // values_ are the arguments
   if (b != 0 && block.predecessors.size() == 1 && done_[block.predecessors[0]]) {
@@ -170,6 +183,36 @@ void Lowering::enter_block(uint32_t b) {
       from.kind = arguments[r] && arguments[r]->getType()->isPointerTy() ? Kind::memory : Kind::scalar;
       phi->addIncoming(convert(arguments[r], from, p), start);
     }
+  }
+}
+
+/// Registers that the block reads; one that only passes through stays where it is.
+void Lowering::load_registers(uint32_t b) {
+  const Block &block = facts_.cfg.blocks[b];
+  const State &entry = facts_.entry[b];
+  for (unsigned r = 0; r < 11; ++r) {
+    values_[r] = nullptr;
+    const Provenance &p = entry.regs[r];
+    if (block.reads & (1u << r) && !is_recomputed(p) && p.kind != Kind::unset && p.kind != Kind::function)
+      values_[r] = builder_.CreateAlignedLoad(has_pointer_form(p) ? (Type *)builder_.getPtrTy() : i64(),
+                                              register_memory_[r], Align(8));
+  }
+}
+
+/// Registers that the block has written and something behind it reads.
+void Lowering::store_registers(uint32_t b) {
+  const Block &block = facts_.cfg.blocks[b];
+  const State &entry = facts_.entry[b];
+  uint16_t needed = 0;
+  for (uint32_t s : block.successors)
+    needed |= facts_.cfg.blocks[s].live_in;
+  for (unsigned r = 0; r < 10; ++r) {
+    bool is_new = (block.writes | block.reads) & (1u << r) || is_recomputed(entry.regs[r]);
+    if (!(needed & (1u << r)) || !is_new)
+      continue;
+    Value *v = is_recomputed(state_.regs[r]) ? stack_address(state_.regs[r].offset) : values_[r];
+    if (v && !(isa<LoadInst>(v) && cast<LoadInst>(v)->getPointerOperand() == register_memory_[r]))
+      builder_.CreateAlignedStore(v, register_memory_[r], Align(8));
   }
 }
 
@@ -208,7 +251,12 @@ Error Lowering::lower_block(uint32_t b) {
   last_[b] = builder_.GetInsertBlock();
   if (!last_[b]->getTerminator())
     builder_.CreateBr(first_[block.successors[0]]);
-  out_[b] = {values_, state_.regs};
+  if (registers_in_memory_) {
+    builder_.SetInsertPoint(last_[b]->getTerminator());
+    store_registers(b);
+  } else {
+    out_[b] = {values_, state_.regs};
+  }
   done_[b] = 1;
   return Error::success();
 }
@@ -331,6 +379,8 @@ static Function *declare_program(ProgramLowering &p, uint32_t s) {
   f->addFnAttr(Attribute::NoRedZone);
   f->addFnAttr("frame-pointer", "all");
   f->addFnAttr("no-builtins");
+  if (p.program.insns.size() > register_memory_limit)
+    f->addFnAttr(huge_attribute);
   return f;
 }
 

@@ -35,6 +35,12 @@ struct TranslateOptions {
 Expected<std::unique_ptr<llvm::Module>> translate(const Pipeline &pipeline, ProgId program,
                                                   llvm::LLVMContext &context, const TranslateOptions &options);
 
+/// Programs of more instructions than this get no phis: their registers live in memory between blocks, which is what fast
+/// instruction selection and a register allocator that sees one block at a time are made for. Their functions carry the
+/// attribute `huge_attribute`.
+constexpr size_t register_memory_limit = 120'000;
+constexpr const char huge_attribute[] = "ujit-huge";
+
 std::string program_symbol(const Program &program);
 std::string subprogram_symbol(const Program &program, const Subprogram &sub);
 

@@ -48,6 +48,8 @@ private:
   void enter_block(uint32_t block);
   Error lower_block(uint32_t block);
   void finish_phis();
+  void load_registers(uint32_t block);
+  void store_registers(uint32_t block);
   /// `value` of provenance `from` as the representation that `to` has; may insert at the builder's position.
   Value *convert(Value *value, const Provenance &from, const Provenance &to);
   Error lower_insn(uint32_t slot, const Insn &insn, const InsnRow &row);
@@ -136,6 +138,9 @@ private:
     unsigned reg;
   };
   std::vector<Pending> phis_;
+  /// Huge programs: registers live in memory between blocks (lower.h, register_memory_limit).
+  std::array<llvm::AllocaInst *, 11> register_memory_{};
+  bool registers_in_memory_ = false;
   std::array<Value *, 11> values_{};
   State state_;
 };
