@@ -184,6 +184,21 @@ void Planner::choose_alternatives() {
   }
 }
 
+void Planner::break_returning_cycles() {
+  const Digraph calls = fused_graph();
+  const Components components = strong_components(calls);
+  for (auto &site : plan.sites) {
+    if (!site.in_subprogram || !components.cyclic[components.of[index(site.from)]])
+      continue;
+    for (auto &a : site.alternatives)
+      if (is_call(a.treatment) && components.of[index(*a.edge.to)] == components.of[index(site.from)]) {
+        a.treatment = Treatment::leave;
+        a.guard = false;
+      }
+    simplify(site);
+  }
+}
+
 Error Planner::choose_fused() {
   std::vector<std::vector<uint32_t>> callers(plan.programs.size()); // sites, by target
   std::deque<ProgId> work;
@@ -247,7 +262,8 @@ Error Planner::choose_fused() {
 }
 
 void Planner::choose_chain_copies() {
-  if (options.mode == PlanOptions::chain || options.target_left_is_supported)
+  const bool chain = options.mode == PlanOptions::chain;
+  if (!chain && options.target_left_is_supported)
     return;
   // A chain copy makes all of its calls through the arrays, whose slots can be refilled: whole arrays are
   // needed.
@@ -277,6 +293,12 @@ void Planner::choose_chain_copies() {
     for (uint32_t site = 0; site < graph.sites_of(p).size(); ++site)
       need_targets(p, site);
   }
+  if (chain)
+    for (auto &program : plan.programs)
+      if (std::exchange(program.needs_chain_copy, false) && program.role == PlannedProgram::dead) {
+        program.role = PlannedProgram::function; // every function is such a copy
+        std::erase(plan.dead, ProgId(&program - plan.programs.data()));
+      }
 }
 
 void Planner::place_counts() {
@@ -348,6 +370,7 @@ void Planner::place_counts() {
 Expected<LinkPlan> make_plan(const CallGraph &graph, const PlanOptions &options) {
   Planner planner{graph, options, {}, {}};
   planner.choose_alternatives();
+  planner.break_returning_cycles();
   if (auto e = planner.choose_fused())
     return e;
   planner.choose_chain_copies();

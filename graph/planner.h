@@ -15,10 +15,14 @@ struct Planner {
 
   /// Each site has its alternatives, `direct` where they can be fused.
   void choose_alternatives();
+  /// A call that returns never calls a program that can come back to it: the machine stack of direct calls is
+  /// bounded. (Through the arrays the count bounds it, as in the kernel.)
+  void break_returning_cycles();
   /// No fused program leaves from a subprogram unless the target can do that; programs have the roles dead,
   /// unfused or function.
   Error choose_fused();
-  /// Every program that a call can leave to has a chain copy, where no original can take the call.
+  /// Every program that a call can leave to has a chain copy, where no original can take the call; in chain mode
+  /// it is a function. Slots can be refilled from outside, so that includes programs which nobody reaches now.
   void choose_chain_copies();
   /// Bounds of the count are known; programs carry it and sites check it where they must.
   void place_counts();

@@ -6,44 +6,8 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
-
 namespace ujit {
 namespace {
-
-/// Each file of tests/cases is a test of its own.
-class InterpretedCase : public testing::TestWithParam<std::string> {};
-
-TEST_P(InterpretedCase, Holds) {
-  auto c = read_case(GetParam());
-  if (!c) {
-    FAIL() << llvm::toString(c.takeError());
-  }
-  auto run = run_interpreted(*c);
-  if (!run) {
-    EXPECT_EQ(llvm::toString(run.takeError()), c->error.value_or("no error"));
-    return;
-  }
-  EXPECT_FALSE(c->error) << "no error, should be: " << *c->error;
-  for (const std::string &difference : differences(*c, *run))
-    ADD_FAILURE() << difference;
-}
-
-std::vector<std::string> case_files() {
-  auto files = find_cases(UJIT_SOURCE_DIR "/tests/cases");
-  if (files)
-    return *files;
-  llvm::consumeError(files.takeError());
-  return {};
-}
-
-std::string test_name(const testing::TestParamInfo<std::string> &info) {
-  std::string name = std::filesystem::path(info.param).stem();
-  std::replace_if(name.begin(), name.end(), [](char ch) { return !isalnum(ch); }, '_');
-  return name;
-}
-
-INSTANTIATE_TEST_SUITE_P(Cases, InterpretedCase, testing::ValuesIn(case_files()), test_name);
 
 /// The value of r0, or the error.
 std::string outcome(const std::string &text, InterpreterOptions options = {}) {

@@ -27,7 +27,7 @@ Error Lowering::lower_ld_imm64(uint32_t slot, const Insn &insn, const InsnRow &r
     write(insn.dst, nullptr); // known by its provenance where it is used
     return Error::success();
   default:
-    return fail(unsupported("64-bit immediate of kind " + std::string(row.mnemonic) + " is not supported in object form")
+    return fail(unsupported("`" + print_insn(program_.insns, slot) + "` is not supported in object form")
                     .at(slot)
                     .with_hint("kernel variables and map indices are resolved by a kernel"));
   }

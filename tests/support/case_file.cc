@@ -59,7 +59,8 @@ public:
     if (Error e = split())
       return e;
     for (auto step :
-         {&CaseParser::declare, &CaseParser::fill_map, &CaseParser::read_program, &CaseParser::read_values})
+         {&CaseParser::declare, &CaseParser::fill_map, &CaseParser::read_program, &CaseParser::read_changes,
+          &CaseParser::read_values})
       for (const Section &section : sections)
         if (Error e = (this->*step)(section))
           return e;
@@ -175,6 +176,9 @@ private:
         map.pinned = true;
       } else if (word == "template") {
         map.is_template = true;
+      } else if (word == "scratch") {
+        c.scratch.resize(c.pipeline.maps.size() + 1);
+        c.scratch.back() = true;
       } else if (key == "edges") {
         c.edges.push_back({MapId(c.pipeline.maps.size()), value.str()});
       } else if (key != "inner") {
@@ -255,6 +259,24 @@ private:
       if (!inner)
         return fail(line, formatv("map `{0}` does not exist", right));
       map.inner_slots.push_back({slot, *inner});
+    }
+    return Error::success();
+  }
+
+  Error read_changes(const Section &s) {
+    if (s.kind() != "change")
+      return Error::success();
+    auto map = s.words.size() == 2 ? c.pipeline.find_map(s.words[1]) : std::nullopt;
+    if (!map || c.pipeline[*map].type != MapType::prog_array)
+      return fail(s.line, "`-- change MAP` of a prog array expected");
+    for (size_t i = 0; i < s.lines.size(); i++) {
+      if (is_comment(s.lines[i]))
+        continue;
+      auto [left, right] = s.lines[i].split(':');
+      Case::Change change{*map, 0, c.pipeline.find_program(right.trim())};
+      if (left.trim().getAsInteger(0, change.slot) || (!right.trim().empty() && !change.program))
+        return fail(s.line + 1 + uint32_t(i), "`SLOT: PROGRAM` or `SLOT:` expected");
+      c.changes.push_back(change);
     }
     return Error::success();
   }
@@ -393,7 +415,8 @@ private:
         c.options[word.split('=').first.str()] = word.split('=').second.str();
     } else if (kind == "c" || kind == "no") {
       // bpf_conformance: the C source of a program, and remarks for its plugins
-    } else if (kind != "prog" && kind != "sub" && kind != "map" && kind != "asm" && kind != "raw") {
+    } else if (kind != "prog" && kind != "sub" && kind != "map" && kind != "asm" && kind != "raw" &&
+               kind != "change") {
       return fail(s.line, formatv("section `{0}` is unknown", kind));
     }
     return Error::success();
@@ -420,6 +443,7 @@ private:
       c.pipeline.entries.push_back(*id);
     }
     std::ranges::sort(c.pipeline.entries);
+    c.scratch.resize(c.pipeline.maps.size());
     return Error::success();
   }
 };
@@ -449,6 +473,18 @@ Error check_case(const Case &c) {
     if (Error e = check_program(program.insns, subprogram_starts(program.subprograms), c.rules))
       return with_place(std::move(e), program.object, program.name);
   return Error::success();
+}
+
+Pipeline changed_pipeline(const Case &c) {
+  Pipeline out = c.pipeline;
+  for (const Case::Change &change : c.changes) {
+    auto &slots = out.maps[index(change.map)].prog_slots;
+    std::erase_if(slots, [&](auto &slot) { return slot.first == change.slot; });
+    if (change.program)
+      slots.push_back({change.slot, *change.program});
+    std::ranges::sort(slots);
+  }
+  return out;
 }
 
 Expected<std::vector<std::string>> find_cases(const std::string &path) {

@@ -5,11 +5,12 @@
 //     -- sub NAME                a subprogram of the program before it
 //     -- entry NAME...           other entries than the first program
 //     -- map NAME TYPE [key=4] [value=8] [entries=16] [flags=0] [frozen] [pinned] [template] [inner=MAP]
-//             [edges=sealed|guarded|left]
+//             [edges=sealed|guarded|left] [scratch]
 //         3: leaf                prog arrays: the program in slot 3; maps of maps: the map in slot 3
 //         00000000: 0102         others: key bytes, value bytes
 //         data: 0102             data maps: all bytes of the value
 //         bound: NAME 0 4 0x7    data maps: a bound constant: offset, size, value
+//     -- change MAP              slots of a prog array set after the link and before the run: `3: leaf`, `3:` empties
 //     -- memory                  hex bytes: r1 points there, r2 is their number (TYPE unspec)
 //     -- packet                  hex bytes; any number of sections (TYPE xdp unless given)
 //     -- result                  r0, one line for each input
@@ -17,7 +18,7 @@
 //     -- map out NAME            all entries afterwards
 //     -- error                   the exact text of the error
 //     -- ir, -- plan             texts that must occur, in this order
-//     -- option KEY=VALUE...     for the runner
+//     -- option KEY=VALUE...     modes=interpreter: that only; kernel=REASON: not in the running kernel
 //
 // Files of the bpf_conformance suite (`-- asm`, `-- raw`, `-- mem`, `-- result`) are read as well.
 #pragma once
@@ -47,6 +48,13 @@ struct Case {
   std::vector<CaseInput> inputs; ///< at least one
   std::vector<MapSeed> seeds, maps_out;
   std::vector<std::pair<MapId, std::string>> edges; ///< policy by name, where a map gives one
+  std::vector<bool> scratch;                        ///< by MapId: LinkOptions::scratch
+  struct Change {
+    MapId map{};
+    uint32_t slot = 0;
+    std::optional<ProgId> program;
+  };
+  std::vector<Change> changes; ///< of prog arrays, after the link
   std::optional<std::string> error;
   std::vector<std::string> ir, plan;
   std::map<std::string, std::string> options;
@@ -58,6 +66,9 @@ Expected<Case> read_case(const std::string &path);
 
 /// check_program() for each program; the first error, with its place.
 Error check_case(const Case &c);
+
+/// The pipeline as it is when it runs: with the changes.
+Pipeline changed_pipeline(const Case &c);
 
 /// The .case and .data files of a folder, sorted; a path that is a file gives that one.
 Expected<std::vector<std::string>> find_cases(const std::string &path);
