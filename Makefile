@@ -1,13 +1,14 @@
 # make        build build/ujit-lto
 # make demo   install what is missing, build, and fuse, run and check the example datapath
 # make check  build and run every test; the last line is "N passed, N failed, N skipped"
+# make bench  the example datapath side by side: chain of tail calls, fused, fused without each optimisation
 # make deps   install the Debian packages that a build needs (as root, or by sudo)
 
 BUILD := build
 PACKAGES := g++ cmake ninja-build ccache pkg-config llvm-19-dev clang-19 libbpf-dev libelf-dev libtbb-dev \
             libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev graphviz
 
-.PHONY: all demo check deps clean
+.PHONY: all demo check bench deps clean
 
 all: $(BUILD)/build.ninja
 	@cmake --build $(BUILD)
@@ -21,6 +22,11 @@ demo: deps
 
 check: all
 	@tests/check.sh $(BUILD)
+
+bench: all
+	@for name in edge-lb edge-lb-tc; do \
+	   $(BUILD)/ujit-lto bench $(BUILD)/edge-lb/$$name.ujit.yaml --packets $(BUILD)/edge-lb/edge-lb.pcap || exit; \
+	 done
 
 deps:
 	@missing=; for p in $(PACKAGES); do \

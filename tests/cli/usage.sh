@@ -1,6 +1,6 @@
 # The frame: help, version, wrong usage.
 ujit --help
-expect 0 "init" "link" "graph" "run" "check" "symbolize" "doctor"
+expect 0 "init" "link" "graph" "run" "check" "bench" "symbolize" "doctor"
 ujit --version
 expect 0 "ujit-lto"
 ujit
