@@ -70,7 +70,7 @@ private:
   void value_use(const Provenance &p) {
     if (p.kind != Kind::stack)
       return;
-    if (!p.exact)
+    if (!p.exact || program_.type == ProgType::unspec) // there it may be computed with and come back as an address
       whole_ = true;
     else
       values_.push_back(p.offset);
@@ -138,7 +138,8 @@ private:
     case Op::exit:
       value_use(state.regs[0]);
       break;
-    default: // comparisons and other arithmetic take the address as a number
+    default: // comparisons and other arithmetic take the address as a number; two of them must lie as they do in the frame
+      whole_ |= row.source == Operand::reg && dst.kind == Kind::stack && src.kind == Kind::stack;
       value_use(dst);
       if (row.source == Operand::reg)
         value_use(src);
@@ -278,8 +279,10 @@ private:
       Bytes set = in[b];
       for_each_insn(b, [&](uint32_t i, const State &state) { transfer(i, state, set, &layout); });
     }
-    for (StackObject &o : layout.objects)
-      o.zeroed &= o.size <= largest_zeroed; // larger ones: their loads are frozen instead
+    for (StackObject &o : layout.objects) {
+      o.unset = o.zeroed && o.size > largest_zeroed;
+      o.zeroed &= !o.unset;
+    }
   }
 
   const Pipeline &pipeline_;

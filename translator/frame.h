@@ -13,6 +13,7 @@ struct StackObject {
   /// Something may read bytes that were never written: they are set to zero on entry, so that a fused program
   /// neither depends on nor leaks what an earlier frame left there.
   bool zeroed = false;
+  bool unset = false; ///< the same, but it is too large to be set: what is loaded from it is frozen instead
 };
 
 struct FrameLayout {

@@ -187,7 +187,7 @@ void Lowering::lower_array_lookup(uint32_t map) {
   const Provenance key = state_.regs[2];
   LoadInst *l = builder_.CreateAlignedLoad(builder_.getInt32Ty(), as_ptr(2), Align(1));
   l->setMetadata(LLVMContext::MD_tbaa, p_.domain_tag(p_.domain_of(key), key.id));
-  Value *index = key.kind == Kind::stack && !frame_.whole ? (Value *)l : builder_.CreateFreeze(l);
+  Value *index = key.kind == Kind::stack && !may_be_unset(key, 0) ? (Value *)l : builder_.CreateFreeze(l);
   Value *offset = builder_.CreateMul(builder_.CreateZExt(index, i64()),
                                      builder_.getInt64(array_stride(m.value_size)));
   Value *element = builder_.CreateGEP(builder_.getInt8Ty(), p_.values_symbol(map), offset);

@@ -1,10 +1,10 @@
 // Loads, stores and atomics. docs/memory-model.md is the law here. In short:
 //
-//   stack        plain: nobody else sees it
+//   stack        plain: nobody else sees it; `freeze` where bytes may never have been written
 //   context      plain: belongs to this run of the pipeline; pointer fields widen (context.h)
-//   packet       one load instruction yields one value (`freeze`), as others may write the buffer
-//   map values   relaxed and never torn (`unordered`) where natural alignment is proven, else one load, one value
-//   scratch      plain, by the manifest's word
+//   packet       plain; one load instruction yields one value (`freeze`), as others may write the buffer
+//   map values   `unordered` where natural alignment is proven, so never torn; else loads as of packets, stores `volatile`
+//   scratch      plain, by the manifest's word; loads frozen, so that a wrong word never splits a value
 //   frozen data  constants
 #include "translator/lowering.h"
 
@@ -70,7 +70,7 @@ Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_
   };
   switch (p.kind) {
   case Kind::stack:
-    a.own_frame = true;
+    a.one_value = may_be_unset(p, offset);
     if (p.exact) {
       a.address = stack_address(p.offset + offset);
       a.aligned = (p.offset + offset) % int64_t(size) == 0;
@@ -99,19 +99,26 @@ Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_
     return a;
   }
   case Kind::packet:
-    a.shared = true;
+    a.one_value = true;
     break;
   case Kind::map_value: {
     const Map *map = p.id == Provenance::any_map ? nullptr : &p_.pipeline.maps[p.id];
     if (write && map && map->frozen)
       return fail(input_error(formatv("map {0} is read-only", map->name)).at(slot));
     a.shared = !(map && p.id < p_.options.scratch.size() && p_.options.scratch[p.id]);
+    a.one_value = true;
     a.invariant = map && map->frozen && map->is_data();
-    a.aligned = p.exact && (p.offset + offset) % int64_t(size) == 0;
+    // Values begin at a multiple of 8, except behind the prefix of a trie, which any inner map may be.
+    a.aligned = map && map->type != MapType::lpm_trie && p.exact && (p.offset + offset) % int64_t(size) == 0;
     break;
   }
-  case Kind::outer_stack: break;
-  case Kind::memory: a.shared = true; break;
+  case Kind::outer_stack:
+    a.one_value = true;
+    break;
+  case Kind::memory:
+    a.one_value = true;
+    a.shared = program_.type != ProgType::unspec; // there it is the caller's own memory
+    break;
   case Kind::scalar: case Kind::mixed:
     if (program_.type != ProgType::unspec)
       return fail(unsupported(formatv("r{0} is dereferenced, but where it points to cannot be followed", base))
@@ -119,7 +126,7 @@ Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_
                       .note(p.kind == Kind::mixed ? "it is a pointer of one kind on one path and something else on another"
                                                   : "it was loaded from memory, or computed")
                       .with_hint("pointers are followed through registers and 8-byte spills to the stack"));
-    a.shared = true;
+    a.one_value = true;
     break;
   case Kind::packet_end: case Kind::map_object: case Kind::function: case Kind::unset:
     return fail(input_error(formatv("r{0} does not point to memory that can be accessed", base)).at(slot));
@@ -137,9 +144,17 @@ Value *Lowering::load(const Access &a, Type *type) {
     l->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(p_.context(), {}));
   else if (a.shared && a.aligned)
     l->setAtomic(AtomicOrdering::Unordered);
-  else if (a.shared || (a.own_frame && frame_.whole))
+  else if (a.one_value)
     return builder_.CreateFreeze(l);
   return l;
+}
+
+bool Lowering::may_be_unset(const Provenance &base, int64_t offset) const {
+  if (base.kind == Kind::outer_stack || base.kind == Kind::memory || base.kind == Kind::mixed)
+    return true;
+  if (base.kind != Kind::stack)
+    return false;
+  return frame_.whole || !base.exact || frame_.objects[frame_.object_at(base.offset + offset)].unset;
 }
 
 void Lowering::store(const Access &a, Value *value) {
@@ -148,6 +163,8 @@ void Lowering::store(const Access &a, Value *value) {
   s->setMetadata(LLVMContext::MD_tbaa, a.tag);
   if (a.shared && a.aligned)
     s->setAtomic(AtomicOrdering::Unordered);
+  else if (a.shared)
+    s->setVolatile(true); // an unaligned atomic would become a call; this is not split, repeated or joined either
 }
 
 /// A load from read-only data at a known offset: a constant, or a bound constant of the instance.
@@ -209,6 +226,8 @@ Error Lowering::lower_load(uint32_t slot, const Insn &insn, const InsnRow &row) 
       return Error::success();
     }
     if (row.op == Op::load_acquire) {
+      if (Error e = check_atomic(slot, base, insn.offset, row.bits))
+        return e;
       LoadInst *l = builder_.CreateAlignedLoad(int_of(row.bits), a->address, Align(row.bits / 8));
       l->setAtomic(AtomicOrdering::Acquire);
       v = l;
@@ -232,6 +251,8 @@ Error Lowering::lower_store(uint32_t slot, const Insn &insn, const InsnRow &row)
   else
     v = builder_.CreateTrunc(as_int(insn.src), int_of(row.bits));
   if (row.op == Op::store_release) {
+    if (Error e = check_atomic(slot, state_.regs[insn.dst], insn.offset, row.bits))
+      return e;
     StoreInst *s = builder_.CreateAlignedStore(v, a->address, Align(row.bits / 8));
     s->setAtomic(AtomicOrdering::Release);
   } else {
@@ -240,14 +261,24 @@ Error Lowering::lower_store(uint32_t slot, const Insn &insn, const InsnRow &row)
   return Error::success();
 }
 
-/// Atomics are naturally aligned: the verifier checks alignment strictly here, also where it does not for plain accesses. With
-/// the old value returned they are fully ordered, otherwise relaxed (Linux kernel memory model, atomic_t.txt).
+/// Atomics are naturally aligned and never on context or packet: the verifier checks both, alignment strictly here, also
+/// where it does not for plain accesses.
+Error Lowering::check_atomic(uint32_t slot, const Provenance &base, int64_t offset, unsigned bits) {
+  if (program_.type != ProgType::unspec && (base.kind == Kind::context || base.kind == Kind::packet))
+    return fail(input_error(formatv("atomic access to the {0}", base.kind == Kind::packet ? "packet" : "context")).at(slot));
+  if (base.exact && (base.offset + offset) % int64_t(bits / 8) &&
+      (base.kind == Kind::stack || base.kind == Kind::outer_stack || base.kind == Kind::map_value))
+    return fail(input_error(formatv("atomic access of {0} bytes is not aligned", bits / 8)).at(slot));
+  return Error::success();
+}
+
+/// With the old value returned they are fully ordered, otherwise relaxed (Linux kernel memory model, atomic_t.txt).
 Error Lowering::lower_atomic(uint32_t slot, const Insn &insn, const InsnRow &row) {
   Expected<Access> a = access(slot, insn.dst, insn.offset, row.bits, true);
   if (!a)
     return a.takeError();
-  if (state_.regs[insn.dst].exact && !a->aligned && (a->own_frame || state_.regs[insn.dst].kind == Kind::map_value))
-    return fail(input_error(formatv("atomic access of {0} bytes is not aligned", row.bits / 8)).at(slot));
+  if (Error e = check_atomic(slot, state_.regs[insn.dst], insn.offset, row.bits))
+    return e;
   Type *type = int_of(row.bits);
   MaybeAlign align(row.bits / 8);
   auto narrow = [&](unsigned reg) { return builder_.CreateTrunc(as_int(reg), type); };

@@ -82,12 +82,15 @@ private:
   struct Access {
     Value *address = nullptr;
     llvm::MDNode *tag = nullptr;
-    bool shared = false;   ///< others can write it: one load yields one value
-    bool aligned = false;  ///< natural alignment is proven
-    bool own_frame = false;
+    bool shared = false;    ///< others can read and write it at any time: no access is torn or repeated
+    bool one_value = false; ///< others can write it, or nobody has: one load yields one value
+    bool aligned = false;   ///< natural alignment is proven
     bool invariant = false;
   };
   Expected<Access> access(uint32_t slot, unsigned base, int64_t offset, unsigned bits, bool write);
+  Error check_atomic(uint32_t slot, const Provenance &base, int64_t offset, unsigned bits);
+  /// Whether memory at `base` + `offset` may be bytes of a frame that were never written.
+  bool may_be_unset(const Provenance &base, int64_t offset) const;
   Value *load(const Access &a, llvm::Type *type);
   void store(const Access &a, Value *value);
   Error lower_load(uint32_t slot, const Insn &insn, const InsnRow &row);

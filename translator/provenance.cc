@@ -75,8 +75,11 @@ void SpillSlots::store(int64_t offset, const Provenance &value) {
   slots_.insert(slot_position(slots_, offset), {int16_t(offset), value});
 }
 
-void SpillSlots::weaken() {
+void SpillSlots::weaken(const Provenance &stored) {
   std::erase_if(slots_, [](const auto &s) { return !s.second.is_pointer() || s.second.kind == Kind::stack; });
+  if (stored.is_pointer() || stored.is_null() || stored.kind == Kind::mixed)
+    for (auto &[offset, value] : slots_)
+      value = ujit::join(value, stored);
 }
 
 bool SpillSlots::join(const SpillSlots &other) {
@@ -131,7 +134,7 @@ static bool join_into(State &into, const State &from) {
 
 static Provenance add(Provenance p, const Provenance &n, bool subtract) {
   if (p.exact && n.is_constant()) {
-    p.offset += subtract ? -n.offset : n.offset;
+    p.offset = int64_t(subtract ? uint64_t(p.offset) - uint64_t(n.offset) : uint64_t(p.offset) + uint64_t(n.offset));
     return p;
   }
   p.exact = false;
@@ -243,11 +246,12 @@ static void write_memory(State &state, const Provenance &base, int64_t offset, s
   SpillSlots *slots = base.kind == Kind::stack ? &state.frame
                       : base.kind == Kind::outer_stack ? &state.outer
                                                        : nullptr;
+  const Provenance stored = value ? *value : Provenance();
   if (base.kind == Kind::memory || base.kind == Kind::mixed) { // may be any frame
-    state.frame.weaken();
-    state.outer.weaken();
+    state.frame.weaken(stored);
+    state.outer.weaken(stored);
   } else if (slots && (!base.exact || !size)) {
-    slots->weaken();
+    slots->weaken(stored);
   } else if (slots && value) {
     slots->store(base.offset + offset, *value);
   } else if (slots) {
@@ -261,7 +265,10 @@ static void call_helper(const Pipeline &pipeline, State &state, uint32_t id) {
   Provenance result = helper_result(pipeline, state, id);
   for (unsigned a = 0; helper && a < helper->argc; ++a) {
     Arg kind = effects ? effects->args[a] : Arg::any;
-    if (kind != Arg::key && kind != Arg::value && kind != Arg::mem_read && kind != Arg::scalar)
+    const Provenance *stored = kind == Arg::callback_ctx ? &state.handed_out : nullptr;
+    if (stored)
+      write_memory(state, state.regs[a + 1], 0, std::nullopt, stored);
+    else if (kind != Arg::key && kind != Arg::value && kind != Arg::mem_read && kind != Arg::scalar)
       write_memory(state, state.regs[a + 1], 0, argument_size(pipeline, id, a, state));
   }
   after_call(state, result);
@@ -323,7 +330,7 @@ void step(const Pipeline &pipeline, const Program &program, uint32_t slot, State
     break;
   case Op::call_local: case Op::call_kfunc: case Op::callx:
     for (unsigned r = 1; r <= 5; ++r)
-      write_memory(state, state.regs[r], 0, std::nullopt);
+      write_memory(state, state.regs[r], 0, std::nullopt, &state.handed_out);
     after_call(state, row.op == Op::call_local ? callee_result : Provenance::number());
     break;
   case Op::ja: case Op::jeq: case Op::jne: case Op::jgt: case Op::jge: case Op::jlt: case Op::jle:
@@ -406,6 +413,7 @@ private:
       start.regs[a + 1] = arguments_[s][a];
     start.regs[10] = Provenance::pointer(Kind::stack);
     start.outer = outer_[s];
+    start.handed_out = handed_out_;
     f.entry[0] = start;
     seen[0] = pending[0] = 1;
     // Sweeps in reverse post-order; a back edge asks for another sweep.
@@ -448,6 +456,9 @@ private:
         result = facts_.subprograms[callee].result;
         if (result.kind == Kind::unset)
           result = Provenance::number();
+      } else if (row.op == Op::store || row.op == Op::store_release) {
+        if (row.bits == 64 && row.source == Operand::reg)
+          hand_out(state.regs[insn.dst], state.regs[insn.src]);
       } else if (row.op == Op::call_helper) {
         request_callback(uint32_t(insn.imm), state);
       } else if (row.op == Op::exit) {
@@ -461,6 +472,24 @@ private:
       }
       step(pipeline_, program_, i, state, result);
     }
+  }
+
+  /// `value` is stored where a caller's frame may be: what callers make of their spilled pointers depends on it.
+  void hand_out(const Provenance &base, const Provenance &value) {
+    if (base.kind != Kind::outer_stack && base.kind != Kind::memory && base.kind != Kind::mixed)
+      return;
+    if (!value.is_pointer() && !value.is_null() && value.kind != Kind::mixed)
+      return;
+    Provenance as_seen = value; // in whatever frame it is found
+    as_seen.exact &= value.kind != Kind::outer_stack && value.kind != Kind::stack;
+    as_seen.offset = as_seen.exact ? value.offset : 0;
+    Provenance j = join(handed_out_, as_seen);
+    if (j == handed_out_)
+      return;
+    handed_out_ = j;
+    for (uint32_t s = 0; s < facts_.reached.size(); ++s)
+      if (facts_.reached[s])
+        insert(s);
   }
 
   /// A helper that calls a subprogram back: its arguments are the helper's business.
@@ -544,6 +573,7 @@ private:
   std::vector<std::vector<uint32_t>> callers_;
   std::vector<std::array<Provenance, 5>> arguments_;
   std::vector<SpillSlots> outer_; ///< the callers' frames, joined
+  Provenance handed_out_;         ///< State::handed_out
   std::vector<uint32_t> work_; ///< subprograms to solve again, sorted
 };
 

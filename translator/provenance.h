@@ -5,9 +5,9 @@
 // Where paths disagree the answer is "unknown", never a guess.
 //
 // The analysis leans on the verifier in one point: a spilled pointer that is loaded and dereferenced again has
-// not been overwritten in between, or the verifier would have refused the dereference. So a store of unknown
-// extent makes us forget spilled numbers and stack pointers (which would be recomputed, not loaded), but
-// not to which memory a spilled pointer belongs.
+// not been overwritten in between by anything but a pointer, or the verifier would have refused the dereference.
+// So a store of unknown extent makes us forget spilled numbers and stack pointers (which would be recomputed, not
+// loaded), and a spilled pointer becomes what it was or what was stored.
 #pragma once
 
 #include "translator/cfg.h"
@@ -58,8 +58,8 @@ public:
   void store(int64_t offset, const Provenance &value);
   /// Forgets what is known of [offset, offset + size).
   void clobber(int64_t offset, int64_t size);
-  /// A store of unknown extent; see the top of this file.
-  void weaken();
+  /// A store of unknown extent, which may have been of the pointer `stored`; see the top of this file.
+  void weaken(const Provenance &stored = {});
   /// True if that changed anything.
   bool join(const SpillSlots &other);
   /// The same frame as a callee sees it.
@@ -76,6 +76,7 @@ struct State {
   std::array<Provenance, 11> regs{};
   SpillSlots frame;
   SpillSlots outer; ///< the direct caller's frame, where `outer_stack` pointers lead
+  Provenance handed_out; ///< all pointers that subprograms of the program store outside of their own frames, joined
   friend bool operator==(const State &, const State &) = default;
 };
 
