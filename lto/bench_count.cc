@@ -32,7 +32,9 @@ bool is_own(uint64_t pc) {
 
 /// Own code is back, or has ended: what ran outside of it was the helper that was entered first. Instructions
 /// behind the last return are the harness's.
-void on_own() {
+void on_own(uint64_t pc) {
+  if (uint64_t offset = pc - state.ranges.front().first; offset < state.counts.at.size())
+    ++state.counts.at[offset];
   state.counts.other += state.outside;
   if (state.called) {
     state.counts.helpers[state.called->helper].first += 1;
@@ -47,7 +49,7 @@ void on_trap(int, siginfo_t *, void *context) {
   const auto pc = uint64_t(static_cast<ucontext_t *>(context)->uc_mcontext.gregs[REG_RIP]);
   if (is_own(pc)) {
     state.inside = true;
-    return on_own();
+    return on_own(pc);
   }
   if (!state.inside)
     return;
@@ -67,6 +69,7 @@ InsnCounter::InsnCounter(std::span<const std::pair<uint64_t, uint64_t>> ranges) 
   state.ranges.assign(ranges.begin(), ranges.end());
   const std::span<const HelperSymbol> helpers = helper_symbols();
   state.counts.helpers.resize(helpers.size());
+  state.counts.at.resize(ranges.front().second);
   for (uint32_t i = 0; i < helpers.size(); ++i)
     state.helpers.push_back({reinterpret_cast<uint64_t>(helpers[i].address), i});
   std::sort(state.helpers.begin(), state.helpers.end(),

@@ -13,8 +13,9 @@
 namespace ujit {
 
 struct InsnCounts {
-  uint64_t own = 0;   ///< in the given ranges
-  uint64_t other = 0; ///< elsewhere: helpers, what they call, stubs that lead to them
+  uint64_t own = 0;         ///< in the given ranges
+  uint64_t other = 0;       ///< elsewhere: helpers, what they call, stubs that lead to them
+  std::vector<uint32_t> at; ///< times each byte of the first range was an instruction's first
   std::vector<std::pair<uint64_t, uint64_t>>
       helpers; ///< calls and instructions, by index into helper_symbols()
 };

@@ -196,6 +196,9 @@ Error Bench::count(const PlacedCode &code, uint32_t wanted, Measured &out) {
   const double n = double(std::max<size_t>(1, counted));
   out.own_insns = double(counts.own) / n;
   out.other_insns = double(counts.other) / n;
+  for (size_t offset = 0; offset < counts.at.size(); ++offset)
+    if (counts.at[offset])
+      out.at.emplace_back(offset, double(counts.at[offset]) / n);
   for (size_t i = 0; i < counts.helpers.size(); ++i)
     if (const auto &[calls, insns] = counts.helpers[i]; calls)
       out.helpers.push_back({std::string(helper_symbols()[i].name), double(calls) / n, double(insns) / n});
@@ -308,6 +311,11 @@ std::vector<uint8_t> pack(const Measurements &m) {
       w.put(ns);
     w.put(c.own_insns);
     w.put(c.other_insns);
+    w.put(double(c.at.size()));
+    for (const auto &[offset, count] : c.at) {
+      w.put(double(offset));
+      w.put(count);
+    }
     w.put(double(c.helpers.size()));
     for (const HelperShare &h : c.helpers) {
       w.put(h.helper);
@@ -338,6 +346,11 @@ Expected<Measurements> unpack(std::span<const uint8_t> bytes) {
       ns = r.number();
     c.own_insns = r.number();
     c.other_insns = r.number();
+    c.at.resize(size_t(r.number()));
+    for (auto &[offset, count] : c.at) {
+      offset = uint64_t(r.number());
+      count = r.number();
+    }
     c.helpers.resize(size_t(r.number()));
     for (HelperShare &h : c.helpers) {
       h.helper = r.text();

@@ -36,6 +36,9 @@ struct Measured {
   double own_insns = 0;             ///< a packet, in the code's own ranges
   double other_insns = 0;           ///< a packet, in helpers and what they call
   std::vector<HelperShare> helpers; ///< by instructions, most first
+  /// Own instructions a packet by their place in the code's first range, in that order; those never reached
+  /// are left out.
+  std::vector<std::pair<uint64_t, double>> at;
 };
 
 struct Measurements {

@@ -88,6 +88,13 @@ void print_bench_json(const BenchResult &r, llvm::json::OStream &j) {
             for (double ns : row.measured.ns)
               j.value(ns);
           });
+          j.attributeArray("own_insns_at", [&] { // text offset, times a packet
+            for (const auto &[offset, count] : row.measured.at)
+              j.array([&] {
+                j.value(int64_t(offset));
+                j.value(count);
+              });
+          });
           j.attributeArray("helpers", [&] {
             for (const HelperShare &h : row.measured.helpers)
               j.object([&] {
