@@ -114,6 +114,7 @@ private:
   Error run_image(const Execution &x, PlanOptions::Mode mode, const Trace &reference) {
     LinkOptions options = options_;
     options.plan.mode = mode;
+    options.plan.target_left_is_supported = false; // no originals are loaded beside the image
     Expected<LinkResult> linked = link(x.pipeline, options);
     if (!linked)
       return linked.takeError();

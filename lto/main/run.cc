@@ -104,6 +104,7 @@ Expected<int> RunCommand::run() const {
   });
   in->options.progress = progress_line();
   in->options.plan.mode = unfused ? PlanOptions::chain : PlanOptions::fused;
+  in->options.plan.target_left_is_supported = false; // no originals are loaded beside the image
   Expected<LinkResult> linked = link(in->pipeline, in->options);
   if (!linked)
     return linked.takeError();
