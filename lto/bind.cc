@@ -3,6 +3,7 @@
 #include "lto/fuse.h"
 
 #include "llvm/IR/Constants.h"
+#include "llvm/IR/DebugInfoMetadata.h"
 #include "llvm/IR/IRBuilder.h"
 #include "llvm/IR/MDBuilder.h"
 #include "llvm/IR/ReplaceConstant.h"
@@ -66,6 +67,9 @@ void bind_instance(Module &module, const InstanceLayout &layout) {
       if (auto *phi = dyn_cast<PHINode>(user))
         at = phi->getIncomingBlock(use)->getTerminator();
       IRBuilder<> b(at);
+      // The compiler's own loads: single_fetch.h counts those of a program's instructions.
+      if (const DILocation *l = at->getDebugLoc())
+        b.SetCurrentDebugLocation(DILocation::get(l->getContext(), 0, 0, l->getScope(), l->getInlinedAt()));
       Value *v = b.CreateConstInBoundsGEP1_64(b.getInt8Ty(), instance_of(*at->getFunction()),
                                               layout.offset_of(symbol.slot));
       if (!symbol.is_address) {

@@ -15,25 +15,14 @@
 // A leaf function that uses the red zone has a smaller frame than it touches: images are compiled without.
 #include "lto/image.h"
 #include "lto/image_elf.h"
+#include "lto/machine_code.h"
 
 #include "llvm/ADT/GraphTraits.h"
 #include "llvm/ADT/SCCIterator.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/BinaryFormat/ELF.h"
-#include "llvm/MC/MCAsmInfo.h"
-#include "llvm/MC/MCContext.h"
-#include "llvm/MC/MCDisassembler/MCDisassembler.h"
-#include "llvm/MC/MCInst.h"
-#include "llvm/MC/MCInstrAnalysis.h"
-#include "llvm/MC/MCInstrInfo.h"
-#include "llvm/MC/MCRegisterInfo.h"
-#include "llvm/MC/MCSubtargetInfo.h"
-#include "llvm/MC/MCTargetOptions.h"
-#include "llvm/MC/TargetRegistry.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/LEB128.h"
-#include "llvm/Support/TargetSelect.h"
-#include "llvm/TargetParser/Triple.h"
 
 #include <algorithm>
 #include <deque>
@@ -49,61 +38,6 @@ using llvm::StringRef;
 namespace {
 
 constexpr uint64_t return_address = 8;
-
-/// LLVM's decoder for x86-64 with everything that it needs alive.
-class Decoder {
-public:
-  Decoder() {
-    static const bool registered = [] {
-      LLVMInitializeX86TargetInfo();
-      LLVMInitializeX86TargetMC();
-      LLVMInitializeX86Disassembler();
-      return true;
-    }();
-    (void)registered;
-    llvm::Triple triple("x86_64-unknown-linux-gnu");
-    std::string error;
-    const llvm::Target *target = llvm::TargetRegistry::lookupTarget(triple.str(), error);
-    registers_.reset(target->createMCRegInfo(triple.str()));
-    asm_info_.reset(target->createMCAsmInfo(*registers_, triple.str(), {}));
-    instructions_.reset(target->createMCInstrInfo());
-    // The decoder knows the instructions of all CPUs, whatever this says.
-    subtarget_.reset(target->createMCSubtargetInfo(triple.str(), "x86-64", ""));
-    context_ = std::make_unique<llvm::MCContext>(triple, asm_info_.get(), registers_.get(), subtarget_.get());
-    disassembler_.reset(target->createMCDisassembler(*subtarget_, *context_));
-    analysis_.reset(target->createMCInstrAnalysis(instructions_.get()));
-  }
-
-  struct Step {
-    uint64_t size = 0;
-    bool call = false, branch = false;
-    std::optional<uint64_t> target; ///< of a direct call or branch, before relocation
-  };
-
-  /// Nothing: the bytes are no instruction.
-  std::optional<Step> decode(llvm::ArrayRef<uint8_t> bytes, uint64_t address) const {
-    llvm::MCInst inst;
-    Step step;
-    if (disassembler_->getInstruction(inst, step.size, bytes, address, llvm::nulls()) !=
-        llvm::MCDisassembler::Success)
-      return std::nullopt;
-    step.call = analysis_->isCall(inst);
-    step.branch = analysis_->isBranch(inst);
-    if (uint64_t target;
-        (step.call || step.branch) && analysis_->evaluateBranch(inst, address, step.size, target))
-      step.target = target;
-    return step;
-  }
-
-private:
-  std::unique_ptr<llvm::MCRegisterInfo> registers_;
-  std::unique_ptr<llvm::MCAsmInfo> asm_info_;
-  std::unique_ptr<llvm::MCInstrInfo> instructions_;
-  std::unique_ptr<llvm::MCSubtargetInfo> subtarget_;
-  std::unique_ptr<llvm::MCContext> context_;
-  std::unique_ptr<llvm::MCDisassembler> disassembler_;
-  std::unique_ptr<llvm::MCInstrAnalysis> analysis_;
-};
 
 struct Node {
   StringRef name;
@@ -246,7 +180,7 @@ private:
     return Error::success();
   }
 
-  Error add_edge(Node &f, uint64_t at, const Decoder::Step &step) {
+  Error add_edge(Node &f, uint64_t at, const MachineStep &step) {
     std::optional<Place> to;
     auto relocation =
         at + step.size >= 4 ? relocation_at_.find({f.section, at + step.size - 4}) : relocation_at_.end();
@@ -313,7 +247,7 @@ private:
   }
 
   const ElfObject &object_;
-  Decoder decoder_;
+  MachineDecoder decoder_;
   std::deque<Node> nodes_; ///< stable addresses
   std::map<Place, uint64_t> frames_;
   std::map<Place, Node *> by_place_;

@@ -1,18 +1,12 @@
 // From a text offset back to programs and instructions.
 //
 // The code generator gave each instruction a debug location: the function is the program, the line is the
-// eBPF instruction plus one (line 0 means "none" in DWARF), inlined-at is the edge. LLVM's DWARF reader finds
-// the chain of inlined functions again. It is given plain buffers rather than the object, with the
-// relocations to code already applied: an image has its text at 0 and no others are left (image_merge.cc).
+// eBPF instruction plus one (line 0 means "none" in DWARF), inlined-at is the edge.
+#include "lto/debug_lines.h"
 #include "lto/image.h"
 #include "lto/image_elf.h"
 
-#include "llvm/ADT/StringMap.h"
-#include "llvm/BinaryFormat/ELF.h"
-#include "llvm/DebugInfo/DWARF/DWARFContext.h"
-#include "llvm/Support/Endian.h"
 #include "llvm/Support/FormatVariadic.h"
-#include "llvm/Support/MemoryBuffer.h"
 
 #include <algorithm>
 
@@ -23,30 +17,6 @@ using llvm::formatv;
 using llvm::StringRef;
 
 namespace {
-
-using Buffers = llvm::StringMap<std::unique_ptr<llvm::MemoryBuffer>>;
-
-/// The debug sections by name without the dot, relocated.
-Expected<Buffers> debug_sections(const ElfObject &object, uint32_t text) {
-  Buffers out;
-  for (const ElfSection &s : object.sections) {
-    if (!is_debug_section(s.name))
-      continue;
-    auto buffer = llvm::WritableMemoryBuffer::getNewUninitMemBuffer(s.contents.size(), s.name);
-    std::copy(s.contents.begin(), s.contents.end(), buffer->getBufferStart());
-    for (const Elf::Rela &r : s.relocations) {
-      const ElfSymbol &symbol = object.symbols[r.getSymbol(false)];
-      if (r.getType(false) != llvm::ELF::R_X86_64_64 || symbol.section != text)
-        return input_error(
-                   formatv("{0}+{1:x}: a relocation that images do not have", s.name, uint64_t(r.r_offset)))
-            .error();
-      llvm::support::endian::write64le(buffer->getBufferStart() + r.r_offset,
-                                       symbol.value + uint64_t(r.r_addend));
-    }
-    out[s.name.drop_front()] = std::move(buffer);
-  }
-  return out;
-}
 
 /// The program that a function belongs to: itself, or the longest one whose name and a dot it begins with.
 const ImageProgram *program_of(const ImageInfo &info, StringRef function) {
@@ -73,8 +43,7 @@ std::string source_of(const ImageProgram *program, uint32_t insn) {
 
 class Symbolizer {
 public:
-  Symbolizer(const ImageInfo &info, const Buffers &sections)
-      : info_(info), dwarf_(llvm::DWARFContext::create(sections, 8, true, ignore, ignore)) {}
+  Symbolizer(const ImageInfo &info, const DebugLines &lines) : info_(info), lines_(lines) {}
 
   std::vector<Frame> frames(uint64_t offset) {
     std::vector<DILineInfo> chain = find(offset);
@@ -93,34 +62,16 @@ public:
   }
 
 private:
-  static void ignore(Error e) { llvm::consumeError(std::move(e)); }
-
   static bool names_match(const std::vector<DILineInfo> &a, const std::vector<DILineInfo> &b) {
     return std::ranges::equal(a, b, {}, &DILineInfo::FunctionName, &DILineInfo::FunctionName);
   }
 
-  /// Innermost first. Of a function's two names in DWARF it takes the one that is a program's.
-  std::vector<DILineInfo> find(uint64_t offset) {
-    using Kind = llvm::DILineInfoSpecifier;
-    llvm::object::SectionedAddress address{offset, llvm::object::SectionedAddress::UndefSection};
-    auto names = dwarf_->getInliningInfoForAddress(
-        address, Kind(Kind::FileLineInfoKind::RawValue, llvm::DINameKind::ShortName));
-    auto linkage = dwarf_->getInliningInfoForAddress(
-        address, Kind(Kind::FileLineInfoKind::RawValue, llvm::DINameKind::LinkageName));
-    std::vector<DILineInfo> out;
-    for (uint32_t i = 0; i < names.getNumberOfFrames(); ++i) {
-      DILineInfo level = names.getFrame(i);
-      const std::string &other = linkage.getFrame(i).FunctionName;
-      if (!program_of(info_, level.FunctionName) && program_of(info_, other))
-        level.FunctionName = other;
-      if (level.FunctionName != DILineInfo::BadString)
-        out.push_back(std::move(level));
-    }
-    return out;
+  std::vector<DILineInfo> find(uint64_t offset) const {
+    return lines_.find(offset, [&](StringRef function) { return program_of(info_, function) != nullptr; });
   }
 
   const ImageInfo &info_;
-  std::unique_ptr<llvm::DWARFContext> dwarf_;
+  const DebugLines &lines_;
 };
 
 } // namespace
@@ -137,17 +88,10 @@ Expected<std::vector<Frame>> symbolize(std::span<const uint8_t> image, uint64_t 
     return input_error(formatv("text offset {0:x} is outside of the image, whose text has {1:x} bytes",
                                offset, text ? object->sections[text].size : 0))
         .error();
-  if (object->find_section(".debug_info") == 0)
-    return input_error("the image has no debug information")
-        .with_hint("link it with debug information, or take the image before it was stripped")
-        .error();
-  // LLVM's reader does not survive every damage.
-  if (Error e = check_checksum(*object, debug_checksum_section))
-    return e;
-  auto sections = debug_sections(*object, text);
-  if (!sections)
-    return sections.takeError();
-  std::vector<Frame> frames = Symbolizer(*info, *sections).frames(offset);
+  auto lines = DebugLines::read(*object);
+  if (!lines)
+    return lines.takeError();
+  std::vector<Frame> frames = Symbolizer(*info, *lines).frames(offset);
   if (frames.empty())
     return input_error(formatv("no program has code at text offset {0:x}", offset)).error();
   return frames;

@@ -402,7 +402,8 @@ Expected<std::unique_ptr<Module>> translate(const Pipeline &pipeline, ProgId id,
     p.debug = &*debug;
     p.debug_file = debug->createFile(program.object.empty() ? "bpf" : program.object, "");
     debug->createCompileUnit(dwarf::DW_LANG_C, p.debug_file, "ujit-lto", true, "", 0, "",
-                             DICompileUnit::LineTablesOnly, 0, false);
+                             DICompileUnit::LineTablesOnly, 0, false,
+                             true); // as for profiling: functions have names also where nothing was inlined
   }
   for (uint32_t s = 0; s < program.subprograms.size(); ++s)
     p.functions.push_back(facts->reached[s] ? declare_program(p, s) : nullptr);
