@@ -1,0 +1,353 @@
+#include "tests/differential/compare.h"
+
+#include "tests/differential/program_generator.h"
+#include "tests/support/modes.h"
+
+#include "llvm/Support/FormatVariadic.h"
+
+#include <algorithm>
+#include <map>
+
+namespace ujit {
+namespace {
+
+using llvm::formatv;
+
+Insn moved(Insn insn, uint32_t maps) {
+  const InsnRow *row = find_row(insn);
+  if (row && (row->op == Op::ld_map || row->op == Op::ld_map_value))
+    insn.imm += int32_t(maps);
+  return insn;
+}
+
+Pipeline changed_pipeline(const Sample &sample) {
+  Pipeline out = sample.pipeline;
+  for (const Sample::Change &change : sample.changes) {
+    auto &slots = out.maps[index(change.map)].prog_slots;
+    std::erase_if(slots, [&](auto &slot) { return slot.first == change.slot; });
+    if (change.program)
+      slots.push_back({change.slot, *change.program});
+    std::ranges::sort(slots);
+  }
+  return out;
+}
+
+void append(Pipeline &to, const Pipeline &from) {
+  const uint32_t programs = uint32_t(to.programs.size()), maps = uint32_t(to.maps.size());
+  for (Program p : from.programs) {
+    for (size_t i = 0; i < p.insns.size(); i += is_wide(p.insns[i]) ? 2 : 1)
+      p.insns[i] = moved(p.insns[i], maps);
+    to.programs.push_back(std::move(p));
+  }
+  for (Map m : from.maps) {
+    for (auto &[slot, program] : m.prog_slots)
+      program = ProgId(index(program) + programs);
+    to.maps.push_back(std::move(m));
+  }
+  for (ProgId entry : from.entries)
+    to.entries.push_back(ProgId(index(entry) + programs));
+}
+
+std::string first_line(const std::vector<std::string> &lines) { return lines.empty() ? "" : lines.front(); }
+
+Expected<std::vector<JobRun>> run_batch(const Batch &batch, const LinkedImage *image) {
+  std::vector<Job> jobs;
+  for (size_t i = 0; i < batch.samples.size(); i++)
+    jobs.push_back({batch.entries[i], batch.samples[i]->packets});
+  return run_jobs(batch.changed, batch.seeds, jobs, image);
+}
+
+/// What a sample's programs do is theirs alone: other samples' maps are not looked at.
+void keep_maps_of(const Sample &sample, JobRun &run) {
+  std::erase_if(run.trace.maps, [&](const MapSeed &m) { return !sample.pipeline.find_map(m.map); });
+}
+
+} // namespace
+
+Batch make_batch(std::span<const Sample> samples) {
+  Batch batch;
+  batch.options.name = "fuzz";
+  batch.options.plan.target_left_is_supported = false;
+  for (const Sample &sample : samples) {
+    append(batch.pipeline, sample.pipeline);
+    append(batch.changed, changed_pipeline(sample));
+    batch.entries.push_back(batch.pipeline.entries.back());
+    batch.samples.push_back(&sample);
+    batch.seeds.insert(batch.seeds.end(), sample.seeds.begin(), sample.seeds.end());
+    for (size_t m = 0; m < sample.pipeline.maps.size(); m++) {
+      batch.options.policies.push_back({EdgeKind(sample.edges[m])});
+      batch.options.scratch.push_back(sample.scratch[m]);
+    }
+  }
+  return batch;
+}
+
+std::vector<Variation> variations(uint64_t seed) {
+  Random random(seed);
+  PlanOptions standard;
+  standard.target_left_is_supported = false;
+  std::vector<Variation> out;
+  out.push_back({"unfused", {}, standard});
+  out.back().plan.mode = PlanOptions::chain;
+  out.push_back({"fused", {}, standard});
+  Variation &other = out.emplace_back(Variation{"fused", {}, standard});
+  for (const OptimisationName &name : optimisation_names())
+    if (random.one_in(2)) {
+      other.disabled.emplace_back(name.name);
+      other.name += " without " + other.disabled.back();
+    }
+  other.plan.partition_cost = random.of({50u, 500u, 6000u});
+  other.plan.clone_limit_ir = random.of({0u, 60u, 300u});
+  other.plan.max_function_ir = random.of({100u, 20000u});
+  other.plan.inline_single_caller = !random.one_in(4);
+  return out;
+}
+
+KernelVerdict compare_with_kernel(const Sample &sample) {
+  const Pipeline pipeline = changed_pipeline(sample);
+  const Job job{sample.pipeline.entries[0], sample.packets};
+  auto kernel = run_jobs_in_kernel(pipeline, sample.seeds, {&job, 1});
+  if (!kernel)
+    return {llvm::toString(kernel.takeError()), {}};
+  auto interpreted = run_jobs(pipeline, sample.seeds, {&job, 1}, nullptr);
+  if (!interpreted)
+    return {{}, "interpreter: " + llvm::toString(interpreted.takeError())};
+  std::string text = first_line(differences(pipeline, (*interpreted)[0], (*kernel)[0], 0xffffffff));
+  return {{}, text.empty() ? "" : "kernel: " + text};
+}
+
+std::vector<Finding> compare_images(std::span<const Sample> samples, uint64_t seed) {
+  const Batch batch = make_batch(samples);
+  std::vector<Finding> out;
+  auto whole = [&](std::string text) { out.push_back({0, true, std::move(text)}); };
+  auto wanted = run_batch(batch, nullptr);
+  if (!wanted) {
+    whole("interpreter: " + llvm::toString(wanted.takeError()));
+    return out;
+  }
+  for (size_t i = 0; i < samples.size(); i++)
+    keep_maps_of(samples[i], (*wanted)[i]);
+  std::vector<bool> found(samples.size());
+  for (const Variation &v : variations(seed)) {
+    LinkOptions options = batch.options;
+    options.disabled = v.disabled;
+    options.plan = v.plan;
+    options.threads = 1;
+    auto image = link_and_load(batch.pipeline, options);
+    if (!image) {
+      whole(v.name + ": " + llvm::toString(image.takeError()));
+      return out;
+    }
+    options.threads = 2;
+    if (v.name == "fused") {
+      auto again = link(batch.pipeline, options);
+      if (!again || again->image.object != image->result.image.object) {
+        llvm::consumeError(again.takeError());
+        whole("fused: two threads make another image than one");
+        return out;
+      }
+    }
+    auto got = run_batch(batch, &*image);
+    if (!got) {
+      whole(v.name + ": " + llvm::toString(got.takeError()));
+      return out;
+    }
+    for (size_t i = 0; i < samples.size(); i++) {
+      keep_maps_of(samples[i], (*got)[i]);
+      std::string text = first_line(differences(batch.changed, (*wanted)[i], (*got)[i]));
+      if (!text.empty() && !found[i]) {
+        found[i] = true;
+        out.push_back({i, false, v.name + ": " + text});
+      }
+    }
+  }
+  return out;
+}
+
+// --- Making it small ---------------------------------------------------------------------------------
+
+namespace {
+
+constexpr uint8_t nop = 0x05; ///< goto +0
+
+/// Takes out every `goto +0`.
+Program compacted(const Program &program) {
+  const auto &insns = program.insns;
+  std::vector<uint32_t> place(insns.size() + 1);
+  std::vector<bool> starts(insns.size());
+  for (const Subprogram &sub : program.subprograms)
+    starts[sub.start] = true;
+  Program out = program;
+  out.insns.clear();
+  std::vector<bool> kept(insns.size());
+  for (size_t i = 0; i < insns.size();) {
+    const size_t slots = is_wide(insns[i]) ? 2 : 1;
+    kept[i] = !(insns[i].opcode == nop && insns[i].offset == 0);
+    for (size_t k = 0; k < slots; k++)
+      place[i + k] = uint32_t(out.insns.size() + k);
+    if (kept[i])
+      out.insns.insert(out.insns.end(), insns.begin() + long(i), insns.begin() + long(i + slots));
+    i += slots;
+  }
+  place[insns.size()] = uint32_t(out.insns.size());
+  for (size_t i = 0; i < insns.size(); i += is_wide(insns[i]) ? 2 : 1) {
+    const InsnRow *row = find_row(insns[i]);
+    if (!kept[i] || !row)
+      continue;
+    Insn &to = out.insns[place[i]];
+    if (row->op == Op::call_local || row->op == Op::ld_func)
+      to.imm = int32_t(place[size_t(call_target(uint32_t(i), insns[i]))]) - int32_t(place[i]) - 1;
+    else if (row->op == Op::ja || is_conditional(row->op))
+      to.offset =
+          int16_t(int32_t(place[size_t(jump_target(uint32_t(i), insns[i], *row))]) - int32_t(place[i]) - 1);
+  }
+  for (Subprogram &sub : out.subprograms) {
+    sub.start = place[sub.start];
+    sub.end = place[sub.end];
+  }
+  return out;
+}
+
+bool blank(Program &program, size_t from, size_t count) {
+  bool any = false;
+  for (size_t i = 0; i < program.insns.size();) {
+    const size_t slots = is_wide(program.insns[i]) ? 2 : 1;
+    if (i >= from && i < from + count && program.insns[i].opcode != nop) {
+      for (size_t k = 0; k < slots; k++) {
+        program.insns[i + k] = Insn{};
+        program.insns[i + k].opcode = nop;
+      }
+      any = true;
+    }
+    i += slots;
+  }
+  return any;
+}
+
+} // namespace
+
+Sample minimise(Sample sample, const std::function<bool(const Sample &)> &fails) {
+  auto attempt = [&](Sample candidate) {
+    if (!fails(candidate))
+      return false;
+    sample = std::move(candidate);
+    return true;
+  };
+  for (size_t i = 0; i < sample.packets.size() && sample.packets.size() > 1;) {
+    Sample candidate = sample;
+    candidate.packets.erase(candidate.packets.begin() + long(i));
+    i += attempt(candidate) ? 0 : 1;
+  }
+  for (auto member : {&Sample::seeds})
+    for (size_t i = (sample.*member).size(); i-- > 0;) {
+      Sample candidate = sample;
+      (candidate.*member).erase((candidate.*member).begin() + long(i));
+      attempt(candidate);
+    }
+  for (size_t i = sample.changes.size(); i-- > 0;) {
+    Sample candidate = sample;
+    candidate.changes.erase(candidate.changes.begin() + long(i));
+    attempt(candidate);
+  }
+  for (size_t m = 0; m < sample.pipeline.maps.size(); m++)
+    for (size_t i = sample.pipeline.maps[m].prog_slots.size(); i-- > 0;) {
+      Sample candidate = sample;
+      auto &slots = candidate.pipeline.maps[m].prog_slots;
+      slots.erase(slots.begin() + long(i));
+      attempt(candidate);
+    }
+  for (bool again = true; again;) {
+    again = false;
+    for (size_t p = 0; p < sample.pipeline.programs.size(); p++)
+      for (size_t chunk = 32; chunk > 0; chunk /= 2)
+        for (size_t at = sample.pipeline.programs[p].insns.size() / chunk * chunk + chunk; at >= chunk;) {
+          at -= chunk;
+          Sample candidate = sample;
+          if (blank(candidate.pipeline.programs[p], at, chunk) && attempt(candidate))
+            again |= chunk == 1;
+        }
+    Sample candidate = sample;
+    for (Program &p : candidate.pipeline.programs)
+      p = compacted(p);
+    if (candidate.pipeline.programs != sample.pipeline.programs)
+      again = attempt(candidate) && again;
+    else
+      again = false;
+  }
+  return sample;
+}
+
+// --- Case files --------------------------------------------------------------------------------------
+
+namespace {
+
+std::string insn_text(const Pipeline &pipeline, const Program &program, uint32_t at) {
+  const Insn &insn = program.insns[at];
+  const InsnRow *row = find_row(insn);
+  auto sub_at = [&](int64_t slot) {
+    return program.subprograms[subprogram_at(program, uint32_t(slot))].name;
+  };
+  if (row && row->op == Op::call_local)
+    return "call " + sub_at(call_target(at, insn));
+  if (row && row->op == Op::ld_func)
+    return formatv("r{0} = func {1} ll", unsigned(insn.dst), sub_at(call_target(at, insn)));
+  if (row && row->op == Op::ld_map)
+    return formatv("r{0} = map {1} ll", unsigned(insn.dst), pipeline.maps[size_t(insn.imm)].name);
+  if (row && row->op == Op::ld_map_value)
+    return formatv("r{0} = map {1} + {2} ll", unsigned(insn.dst), pipeline.maps[size_t(insn.imm)].name,
+                   program.insns[at + 1].imm);
+  return print_insn(program.insns, at);
+}
+
+void print_map(const Sample &sample, const Map &map, size_t id, std::string &out) {
+  const EdgeKind kind = EdgeKind(sample.edges[id]);
+  out += formatv("-- map {0} {1} key={2} value={3} entries={4}{5}{6}{7}\n", map.name, name_of(map.type),
+                 map.key_size, map.value_size, map.max_entries, map.frozen ? " frozen" : "",
+                 sample.scratch[id] ? " scratch" : "",
+                 map.type != MapType::prog_array ? ""
+                 : kind == EdgeKind::sealed      ? " edges=sealed"
+                 : kind == EdgeKind::left        ? " edges=left"
+                                                 : "");
+  if (map.is_data())
+    out += "data: " + to_hex(map.contents) + "\n";
+  for (const BoundConstant &b : map.bound)
+    out += formatv("bound: {0} {1} {2} {3}\n", b.name, b.offset, b.size, b.value);
+  for (auto &[slot, program] : map.prog_slots)
+    out += formatv("{0}: {1}\n", slot, sample.pipeline[program].name);
+  for (const MapSeed &seed : sample.seeds)
+    if (seed.map == map.name)
+      for (const MapEntry &e : seed.entries)
+        out += to_hex(e.key) + ": " + to_hex(e.values[0]) + "\n";
+}
+
+} // namespace
+
+std::string case_text(const Sample &sample, const std::string &comment) {
+  std::string out = "# " + comment + "\n";
+  for (const Program &program : sample.pipeline.programs)
+    for (const Subprogram &sub : program.subprograms) {
+      out += sub.start == 0 ? formatv("-- prog {0} {1}\n", program.name, name_of(program.type)).str()
+                            : "-- sub " + sub.name + "\n";
+      for (uint32_t i = sub.start; i < sub.end; i += is_wide(program.insns[i]) ? 2 : 1)
+        out += insn_text(sample.pipeline, program, i) + "\n";
+    }
+  for (size_t m = 0; m < sample.pipeline.maps.size(); m++)
+    print_map(sample, sample.pipeline.maps[m], m, out);
+  for (const Sample::Change &change : sample.changes)
+    out += formatv("-- change {0}\n{1}: {2}\n", sample.pipeline[change.map].name, change.slot,
+                   change.program ? sample.pipeline[*change.program].name : "");
+  for (auto &packet : sample.packets)
+    out += "-- packet\n" + to_hex(packet) + "\n";
+  const Job job{sample.pipeline.entries[0], sample.packets};
+  auto run = run_jobs(changed_pipeline(sample), sample.seeds, {&job, 1}, nullptr);
+  if (!run) {
+    llvm::consumeError(run.takeError());
+    return out;
+  }
+  out += "-- result\n";
+  for (uint64_t r : (*run)[0].results)
+    out += formatv("{0:x}\n", r);
+  return out;
+}
+
+} // namespace ujit

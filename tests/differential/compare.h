@@ -1,0 +1,53 @@
+// Runs samples everywhere and says where they differ; makes a failing sample small; writes it as a case file.
+#pragma once
+
+#include "lto/link.h"
+#include "tests/differential/generator.h"
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace ujit {
+
+/// Samples in one pipeline: what is linked at once. Sample i's entry is `entries[i]`.
+struct Batch {
+  Pipeline pipeline, changed; ///< as it is linked, and as it is when it runs
+  std::vector<MapSeed> seeds;
+  std::vector<ProgId> entries;
+  std::vector<const Sample *> samples;
+  LinkOptions options;
+};
+Batch make_batch(std::span<const Sample> samples);
+
+/// How a batch is linked: what may vary without a change in meaning.
+struct Variation {
+  std::string name;
+  std::vector<std::string> disabled;
+  PlanOptions plan;
+};
+std::vector<Variation> variations(uint64_t seed);
+
+struct Finding {
+  size_t sample = 0; ///< which of the batch; if the whole batch failed, the first
+  bool whole_batch = false;
+  std::string text;
+};
+
+/// Why the running kernel's verifier refuses a sample; empty: it takes it. `finding`: where it and the
+/// interpreter differ.
+struct KernelVerdict {
+  std::string refused, finding;
+};
+KernelVerdict compare_with_kernel(const Sample &sample);
+
+/// Interpreter against images of every variation. The first finding of each sample.
+std::vector<Finding> compare_images(std::span<const Sample> samples, uint64_t seed);
+
+/// The smallest sample found for which `fails` is still true.
+Sample minimise(Sample sample, const std::function<bool(const Sample &)> &fails);
+
+/// The text of a case file; results are the interpreter's.
+std::string case_text(const Sample &sample, const std::string &comment);
+
+} // namespace ujit
