@@ -42,7 +42,12 @@ const Helper *find_helper(std::string_view name) {
   return it != by_name.end() && it->name == name ? &*it : nullptr;
 }
 
+EffectsOverride effects_override_for_tests = nullptr;
+
 const HelperEffects *find_effects(uint32_t id) {
+  if (effects_override_for_tests)
+    if (const HelperEffects *row = effects_override_for_tests(id))
+      return row;
   std::span<const HelperEffects> rows = effects_table();
   auto it = std::lower_bound(rows.begin(), rows.end(), id,
                              [](const HelperEffects &e, uint32_t wanted) { return e.id < wanted; });

@@ -70,4 +70,9 @@ const Helper *find_helper(std::string_view name);
 const HelperEffects *find_effects(uint32_t id);
 std::span<const HelperEffects> effects_table();
 
+/// For the tests that show what a wrong row does: asked first by find_effects() if set; null leaves the row as it is. Set
+/// only while nothing is translated.
+using EffectsOverride = const HelperEffects *(*)(uint32_t id);
+extern EffectsOverride effects_override_for_tests;
+
 } // namespace ujit
