@@ -361,6 +361,7 @@ public:
     if (!reference)
       return fail("interpreter", reference.takeError()), std::move(out_);
     reference_ = std::move((*reference)[0]);
+    leave_out(reference_.trace, changed_, c_.scratch); // what runs leave there is nobody's business
     judge("interpreter", reference_);
     if (auto only = c_.options.find("modes"); only != c_.options.end() && only->second == "interpreter")
       return std::move(out_);
