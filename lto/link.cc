@@ -25,6 +25,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <numeric>
 #include <set>
 #include <thread>
 
@@ -60,16 +61,21 @@ class Link {
     return r;
   }
 
-  /// Runs `f(i)` for every i on all threads; all errors, in order.
-  template <class F> Error parallel(std::string phase, size_t n, F f) {
+  /// Runs `f(i)` for every i on all threads, costly ones first, so that none is left over at the end; all
+  /// errors, in order.
+  template <class F> Error parallel(std::string phase, std::span<const uint64_t> costs, F f) {
     return timed(phase, [&] {
+      const size_t n = costs.size();
+      std::vector<size_t> order(n);
+      std::iota(order.begin(), order.end(), size_t(0));
+      std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return costs[a] > costs[b]; });
       std::vector<std::optional<Error>> errors(n);
-      std::atomic<size_t> done{0};
+      std::atomic<size_t> next{0}, done{0};
       const auto caller = std::this_thread::get_id();
       arena_.execute([&] {
-        tbb::parallel_for(tbb::blocked_range<size_t>(0, n, 1), [&](const tbb::blocked_range<size_t> &range) {
-          for (size_t i = range.begin(); i < range.end(); ++i) {
-            errors[i].emplace(f(i));
+        tbb::parallel_for(0, arena_.max_concurrency(), [&](int) {
+          for (size_t k; (k = next++) < n;) {
+            errors[order[k]].emplace(f(order[k]));
             size_t d = ++done;
             if (options_.progress && std::this_thread::get_id() == caller)
               options_.progress(phase, d, n);
@@ -159,7 +165,10 @@ private:
     options.helper_effects = enabled("helper-effects");
     options.inline_lookups = enabled("inline-lookups");
     options.fold_config = enabled("fold-config");
-    return parallel("translate", units_.size(), [&](size_t i) -> Error {
+    std::vector<uint64_t> sizes;
+    for (const Program &p : pipeline_.programs)
+      sizes.push_back(p.insns.size());
+    return parallel("translate", sizes, [&](size_t i) -> Error {
       LLVMContext context;
       context.setDiscardValueNames(options_.save_temps.empty());
       ProgId id{uint32_t(i)};
@@ -197,7 +206,10 @@ private:
     slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
     if (slots.empty())
       return Error::success();
-    return parallel("state", units_.size(), [&](size_t i) -> Error {
+    std::vector<uint64_t> sizes;
+    for (const Unit &u : units_)
+      sizes.push_back(u.bitcode.size());
+    return parallel("state", sizes, [&](size_t i) -> Error {
       if (units_[i].summary.sites.empty())
         return Error::success();
       LLVMContext context;
@@ -250,7 +262,10 @@ private:
     std::vector<uint64_t> ir(objects_.size());
     std::vector<Effort> efforts(objects_.size());
     const PassOptions passes{.forward_state = enabled("forward-state")};
-    Error e = parallel("generate", objects_.size(), [&](size_t i) -> Error {
+    std::vector<uint64_t> costs;
+    for (const Partition &p : plan.partitions)
+      costs.push_back(p.cost);
+    Error e = parallel("generate", costs, [&](size_t i) -> Error {
       LLVMContext context;
       context.setDiscardValueNames(options_.save_temps.empty());
       Expected<std::unique_ptr<Module>> module = fuse(input, plan.partitions[i], context);

@@ -22,7 +22,8 @@ namespace ujit {
 
 struct TranslateOptions {
   bool debug_info = true;
-  /// Maps whose values only this pipeline's programs touch, one CPU at a time, by the user's word: plain loads and stores.
+  /// Maps whose values only this pipeline's programs touch, one CPU at a time and within one run, by the manifest's word:
+  /// plain loads and stores, in a domain of their own.
   std::vector<bool> scratch;
   /// Facts for the optimiser, each of which can be left out to see what it gives.
   bool alias_domains = true;

@@ -68,6 +68,8 @@ void Lowering::describe_effects(CallInst *call, const Helper &helper, const Help
       continue;
     if (!effects->captures)
       call->addParamAttr(a, Attribute::NoCapture);
+    if (const Provenance &map = state_.regs[a + 1]; kind == Arg::map)
+      other |= map.kind != Kind::map_object || map.id == Provenance::any_map || p_.is_scratch(map.id);
     if (kind == Arg::map || kind == Arg::ctx || kind == Arg::func)
       continue; // the map object is no memory of ours; the context's fields are in `touches`
     pointers = true;
@@ -77,6 +79,7 @@ void Lowering::describe_effects(CallInst *call, const Helper &helper, const Help
     switch (p_.domain_of(state_.regs[a + 1])) {
     case Domain::context: case Domain::packet: case Domain::io: io = true; break;
     case Domain::maps: case Domain::one_map: maps = true; break;
+    case Domain::scratch: other = true; break;
     case Domain::none:
       // Our own frame carries no domain: the call's domain says nothing about it.
       other |= state_.regs[a + 1].kind != Kind::stack && state_.regs[a + 1].kind != Kind::outer_stack;
@@ -173,6 +176,8 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
   FunctionCallee f = p_.module.getOrInsertFunction(
       helper->name, FunctionType::get(pointer ? (Type *)builder_.getPtrTy() : i64(), types, false));
   CallInst *call = builder_.CreateCall(f, args);
+  if (effects && effects->ret == Ret::mem_or_null)
+    call->addRetAttr(Attribute::NoAlias); // a record that nobody else has yet
   if (callback)
     call->addFnAttr(Attribute::NoUnwind);
   else

@@ -28,7 +28,9 @@ ProgramLowering::Domain ProgramLowering::domain_of(const Provenance &p) const {
     if (p.id == Provenance::any_map)
       return Domain::maps;
     // An inner map may be any allocation of its shape; a map that is not one of those is only itself.
-    return pipeline.maps[p.id].is_template ? Domain::maps : Domain::one_map;
+    if (pipeline.maps[p.id].is_template)
+      return Domain::maps;
+    return is_scratch(p.id) ? Domain::scratch : Domain::one_map;
   }
   default: return Domain::none;
   }
@@ -50,6 +52,9 @@ MDNode *ProgramLowering::domain_tag(Domain domain, uint32_t map) {
     type = md.createTBAAScalarTypeNode("packet", md.createTBAAScalarTypeNode("io", root));
     break;
   case Domain::maps: type = md.createTBAAScalarTypeNode("maps", root); break;
+  case Domain::scratch: // no helper that touches "the maps" touches this one
+    type = md.createTBAAScalarTypeNode("scratch " + pipeline.maps[map].name, root);
+    break;
   case Domain::one_map:
     type = md.createTBAAScalarTypeNode("map " + pipeline.maps[map].name,
                                        md.createTBAAScalarTypeNode("maps", root));
@@ -105,7 +110,7 @@ Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_
     const Map *map = p.id == Provenance::any_map ? nullptr : &p_.pipeline.maps[p.id];
     if (write && map && map->frozen)
       return fail(input_error(formatv("map {0} is read-only", map->name)).at(slot));
-    a.shared = !(map && p.id < p_.options.scratch.size() && p_.options.scratch[p.id]);
+    a.shared = !(map && p_.is_scratch(p.id));
     a.one_value = true;
     a.invariant = map && map->frozen && map->is_data();
     // Values begin at a multiple of 8, except behind the prefix of a trie, which any inner map may be.

@@ -30,7 +30,9 @@ struct ProgramLowering {
   llvm::Value *values_symbol(uint32_t map);
 
   // Alias domains: siblings under one root, so that they survive inlining and linking.
-  enum class Domain : uint8_t { none, context, packet, io, maps, one_map };
+  enum class Domain : uint8_t { none, context, packet, io, maps, one_map, scratch };
+  /// The manifest says that only this pipeline touches the map, and nobody after a run.
+  bool is_scratch(uint32_t map) const { return map < options.scratch.size() && options.scratch[map]; }
   llvm::MDNode *domain_tag(Domain domain, uint32_t map = 0);
   Domain domain_of(const Provenance &p) const;
 };
