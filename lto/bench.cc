@@ -1,5 +1,6 @@
 #include "lto/bench.h"
 
+#include "lto/bench_replay.h"
 #include "lto/image.h"
 #include "lto/native_image.h"
 
@@ -79,9 +80,48 @@ Expected<std::vector<PlacedCode>> place(const Execution &x, const Candidate &c, 
       return native.takeError();
     auto image = std::make_shared<NativeImage>(std::move(*native));
     keep.push_back(image);
-    out.push_back({image->entry, [image](Kernel &k) { image->install(k); }, image->code.code_ranges()});
+    out.push_back({image->entry, [image](Kernel &k) { image->install(k); }, {}, image->code.code_ranges()});
   }
   return out;
+}
+
+struct Replayed {
+  BenchRow row;
+  std::unique_ptr<JitReplay> replay;
+  std::vector<PlacedCode> copies;
+};
+
+/// The kernel's code must do what our chain does, as everything else; that the kernel itself does so too is
+/// `check`'s business.
+Error replay_kernel_code(const Execution &x, const Trace &chain, uint32_t placements, Replayed &out) {
+  out.row.name = "kernel JIT chain";
+  out.row.what = "the running kernel's own code of the same programs";
+  Expected<std::unique_ptr<JitReplay>> replay = JitReplay::capture(x);
+  if (!replay)
+    return replay.takeError();
+  out.replay = std::move(*replay);
+  out.row.code_bytes = out.replay->code_bytes();
+  for (uint32_t p = 0; p < placements; ++p) {
+    Expected<PlacedCode> copy = out.replay->place(page_offset(p, placements));
+    if (!copy)
+      return copy.takeError();
+    out.copies.push_back(std::move(*copy));
+  }
+  const PlacedCode &code = out.copies.front();
+  Expected<Trace> trace = execute_native(
+      x, out.row.name,
+      [&](Kernel &kernel) {
+        code.install(kernel);
+        return Error::success();
+      },
+      [&](Kernel &kernel, void *) { return code.entry(code.context(kernel.cpu(0), 0), nullptr); });
+  if (!trace)
+    return trace.takeError();
+  const Comparison c = compare(x.pipeline, chain, *trace, 1);
+  if (c.total == 0)
+    return Error::success();
+  std::string first = print_difference(c.differences.front());
+  return unsupported("the replay differs from the chain: " + first).error();
 }
 
 } // namespace
@@ -139,6 +179,12 @@ Expected<BenchResult> bench(const Execution &x, const LinkOptions &options, cons
     codes.push_back(std::move(*placed));
     measured.push_back(i);
   }
+  Replayed replayed;
+  if (o.kernel_jit)
+    if (Error e = replay_kernel_code(x, all[0].trace, std::max(1u, o.placements), replayed))
+      replayed.row.left_out = llvm::toString(std::move(e));
+  if (o.kernel_jit && replayed.row.left_out.empty())
+    codes.push_back(replayed.copies);
   Expected<Measurements> m = measure(x, codes, o.measure);
   if (!m)
     return m.takeError();
@@ -154,6 +200,12 @@ Expected<BenchResult> bench(const Execution &x, const LinkOptions &options, cons
   result.harness_ns = m->harness_ns;
   for (Candidate &c : all)
     result.rows.push_back(std::move(c.row));
+  if (o.kernel_jit) {
+    if (replayed.row.left_out.empty())
+      replayed.row.measured = std::move(m->codes.back());
+    result.jit_had_thunks = replayed.replay && replayed.replay->had_thunks();
+    result.rows.push_back(std::move(replayed.row));
+  }
   return result;
 }
 

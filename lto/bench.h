@@ -12,6 +12,7 @@ namespace ujit {
 struct BenchOptions {
   uint32_t placements = 32;
   MeasureOptions measure;
+  bool kernel_jit = true; ///< replay the running kernel's own code too, where bpf() is allowed
 };
 
 struct BenchRow {
@@ -30,7 +31,9 @@ struct BenchResult {
   size_t packets = 0;
   uint32_t placements = 0, rounds = 0;
   double harness_ns = 0;
-  std::vector<BenchRow> rows; ///< the chain first, then fused, then fused without ...
+  std::vector<BenchRow> rows; ///< the chain first, then fused, fused without ..., the kernel's code
+  bool jit_had_thunks =
+      false; ///< the kernel's code went through mitigation thunks, which the replay leaves out
 
   const BenchRow &chain() const { return rows[0]; }
   const BenchRow &fused() const { return rows[1]; }

@@ -49,16 +49,17 @@ public:
   size_t packets() const { return x_.packets.size(); }
 
 private:
-  explicit Bench(const Execution &x) : x_(x), cpus_(batch_size) {}
+  explicit Bench(const Execution &x) : x_(x), contexts_(batch_size), cpus_(batch_size) {}
   Error restore();
-  size_t prepare(size_t first); ///< how many packets from there on are ready
+  size_t prepare(const PlacedCode &code, size_t first); ///< how many packets from there on are ready
   void drain();
 
   const Execution &x_;
   std::unique_ptr<Kernel> kernel_;
   std::vector<uint64_t> instance_;
   std::vector<std::pair<MapId, MapContents>> initial_;
-  std::vector<Cpu> cpus_; ///< one for each packet of a batch; all of them play CPU 0
+  std::vector<void *> contexts_; ///< of those packets
+  std::vector<Cpu> cpus_;        ///< one for each packet of a batch; all of them play CPU 0
 };
 
 Expected<std::unique_ptr<Bench>> Bench::create(const Execution &x) {
@@ -125,7 +126,7 @@ Error Bench::restore() {
   return kernel_->seed(inner);
 }
 
-size_t Bench::prepare(size_t first) {
+size_t Bench::prepare(const PlacedCode &code, size_t first) {
   const KernelOptions &options = kernel_->options();
   const size_t count = std::min(batch_size, x_.packets.size() - first);
   for (size_t i = 0; i < count; ++i) {
@@ -134,6 +135,7 @@ size_t Bench::prepare(size_t first) {
     cpu.random_state = (first + i) * 0x9e3779b97f4a7c15ull | 1;
     cpu.redirect.kind = Redirect::none;
     cpu.packet.reset(x_.pipeline[x_.entry].type, x_.packets[first + i].bytes);
+    contexts_[i] = code.context ? code.context(cpu, i) : cpu.packet.context();
   }
   return count;
 }
@@ -153,12 +155,12 @@ Expected<std::vector<double>> Bench::pass(const PlacedCode &code) {
   std::vector<double> out;
   const uint64_t *instance = instance_.data();
   for (size_t first = 0; first < x_.packets.size(); first += batch_size) {
-    const size_t count = prepare(first);
+    const size_t count = prepare(code, first);
     uint64_t sum = 0;
     const auto start = std::chrono::steady_clock::now();
     for (size_t i = 0; i < count; ++i) {
       current_cpu = &cpus_[i];
-      sum += code.entry(cpus_[i].packet.context(), instance);
+      sum += code.entry(contexts_[i], instance);
     }
     const auto end = std::chrono::steady_clock::now();
     asm volatile("" : : "r"(sum)); // the verdicts are used
@@ -178,15 +180,15 @@ Error Bench::count(const PlacedCode &code, uint32_t wanted, Measured &out) {
   const size_t step = std::max<size_t>(1, x_.packets.size() / std::max(1u, wanted));
   size_t counted = 0;
   for (size_t first = 0; first < x_.packets.size(); first += batch_size) {
-    const size_t count = prepare(first);
+    const size_t count = prepare(code, first);
     for (size_t i = 0; i < count; ++i) {
       current_cpu = &cpus_[i];
-      void *context = cpus_[i].packet.context();
+
       if ((first + i) % step == 0) {
-        counter.run(code.entry, context, instance_.data());
+        counter.run(code.entry, contexts_[i], instance_.data());
         ++counted;
       } else {
-        code.entry(context, instance_.data());
+        code.entry(contexts_[i], instance_.data());
       }
     }
     drain();
@@ -249,7 +251,7 @@ Expected<Measurements> measure_here(const Execution &x, std::span<const std::vec
   }
   std::vector<double> harness;
   for (uint32_t round = 0; round < options.rounds; ++round) {
-    Expected<std::vector<double>> batches = (*bench)->pass({do_nothing, nullptr, {}});
+    Expected<std::vector<double>> batches = (*bench)->pass({do_nothing, nullptr, nullptr, {}});
     if (!batches)
       return batches.takeError();
     harness.push_back(median(std::move(*batches)) / double(std::min(batch_size, x.packets.size())));

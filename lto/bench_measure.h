@@ -16,8 +16,11 @@ namespace ujit {
 /// One copy of some code, at one place in memory. Copies of the same code differ in nothing else.
 struct PlacedCode {
   NativeEntry entry = nullptr;
-  /// Makes the kernel's prog arrays lead to this copy.
+  /// Makes the kernel's prog arrays lead to this copy. May be empty.
   std::function<void(Kernel &)> install;
+  /// Gives the context that the code gets for a prepared packet, the slot-th of a batch. Empty: the packet's
+  /// own.
+  std::function<void *(Cpu &, size_t slot)> context;
   std::vector<std::pair<uint64_t, uint64_t>> ranges; ///< the code, as (address, size) by address
 };
 

@@ -250,4 +250,33 @@ Expected<Trace> execute_image(const Execution &x, std::span<const uint8_t> image
   return trace;
 }
 
+Expected<Trace> execute_native(const Execution &x, const std::string &name,
+                               llvm::function_ref<Error(Kernel &)> set_up,
+                               llvm::function_ref<uint64_t(Kernel &, void *)> run) {
+  const Progress progress;
+  auto work = [&]() -> std::vector<uint8_t> {
+    auto kernel = fresh_kernel(x);
+    if (!kernel)
+      return pack_error(kernel.takeError());
+    if (Error e = set_up(**kernel))
+      return pack_error(std::move(e));
+    auto run_one = [&](Kernel &k, std::span<const uint8_t> packet) {
+      auto call = [&](void *context) -> Expected<uint64_t> { return run(k, context); };
+      return k.run_packet(call, nullptr, x.pipeline[x.entry].type, packet);
+    };
+    return pack_result(run_packets(x, **kernel, progress, run_one));
+  };
+  Expected<WorkerResult> result = run_in_worker(work, limits(x, 0));
+  if (!result)
+    return result.takeError();
+  if (const auto *fault = std::get_if<WorkerFault>(&*result))
+    return internal_error(formatv("{0}: {1}", name, describe(*fault)))
+        .note(formatv("at packet {0}", progress.packet()))
+        .error();
+  Expected<Trace> trace = take_answer(std::move(std::get<std::vector<uint8_t>>(*result)));
+  if (trace)
+    trace->executor = name;
+  return trace;
+}
+
 } // namespace ujit

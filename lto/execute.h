@@ -9,11 +9,15 @@
 #include "translator/error.h"
 #include "translator/program.h"
 
+#include "llvm/ADT/STLFunctionalExtras.h"
+
 #include <span>
 #include <string>
 #include <vector>
 
 namespace ujit {
+
+class Kernel;
 
 /// What every executor gets. Nothing is owned.
 struct Execution {
@@ -36,6 +40,13 @@ Expected<Trace> execute_interpreter(const Execution &execution);
 /// kernel does not have; (internal) code that faults or hangs, with packet, program and instruction.
 Expected<Trace> execute_image(const Execution &execution, std::span<const uint8_t> image,
                               const std::string &name, uint32_t rounds = 0);
+
+/// Code that is none of our images, on the embedded kernel. `set_up` gets the fresh kernel in the worker,
+/// `run` is called for each packet with it and gives r0. Errors: those of `set_up`; (internal) code that
+/// faults or hangs.
+Expected<Trace> execute_native(const Execution &execution, const std::string &name,
+                               llvm::function_ref<Error(Kernel &)> set_up,
+                               llvm::function_ref<uint64_t(Kernel &, void *context)> run);
 
 /// The running kernel, by BPF_PROG_TEST_RUN. Packets that it does not take have Observation::not_run. Errors:
 /// bpf() is not allowed, or the kernel cannot hold the pipeline; a reason to leave this executor out, not a

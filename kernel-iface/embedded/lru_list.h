@@ -17,9 +17,12 @@ namespace ujit {
 
 struct LruNode {
   LruNode *prev = nullptr, *next = nullptr;
-  std::atomic<uint32_t> hash{0}; ///< of the key; read without a lock, as everything that lookups read
-  std::atomic<uint8_t> referenced{0};
   bool active = false;
+  uint8_t unused[2] = {};
+  /// At the kernel's distance from the key that follows a hash map's node, because code of the kernel's JIT
+  /// sets it itself, and is measured on these maps.
+  std::atomic<uint8_t> referenced{0};
+  std::atomic<uint32_t> hash{0}; ///< of the key; read without a lock, as everything that lookups read
 };
 
 /// Thread safe. Takes its own lock, under which it calls `unlink`.
