@@ -1,12 +1,13 @@
 # make        build build/ujit-lto
 # make demo   install what is missing, build, and fuse, run and check the example datapath
 # make check  build and run every test; the last line is "N passed, N failed, N skipped"
-# make bench  the example datapath side by side: chain of tail calls, fused, fused without each optimisation
+# make bench  the example datapath side by side: chain, fused, each optimisation left out, the kernel's own code
+# make prove  prove the lowering of each instruction against the standard, with Z3; under five minutes
 # make deps   install the Debian packages that a build needs (as root, or by sudo)
 
 BUILD := build
 PACKAGES := g++ cmake ninja-build ccache pkg-config llvm-19-dev clang-19 libbpf-dev libelf-dev libtbb-dev \
-            libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev graphviz
+            libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev libz3-dev graphviz
 
 .PHONY: all demo check bench deps clean
 
@@ -24,9 +25,14 @@ check: all
 	@tests/check.sh $(BUILD)
 
 bench: all
+	@mkdir -p $(BUILD)/bench
 	@for name in edge-lb edge-lb-tc; do \
-	   $(BUILD)/ujit-lto bench $(BUILD)/edge-lb/$$name.ujit.yaml --packets $(BUILD)/edge-lb/edge-lb.pcap || exit; \
+	   $(BUILD)/ujit-lto bench $(BUILD)/edge-lb/$$name.ujit.yaml --packets $(BUILD)/edge-lb/edge-lb.pcap \
+	     --json $(BUILD)/bench/$$name.json --markdown $(BUILD)/bench/$$name.md || exit; \
 	 done
+
+prove: $(BUILD)/build.ninja
+	@cmake --build $(BUILD) --target ujit-prove && $(BUILD)/ujit-prove
 
 deps:
 	@missing=; for p in $(PACKAGES); do \
