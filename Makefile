@@ -3,13 +3,15 @@
 # make check  build and run every test; the last line is "N passed, N failed, N skipped"
 # make bench  the example datapath side by side: chain, fused, each optimisation left out, the kernel's own code
 # make prove  prove the lowering of each instruction against the standard, with Z3; under five minutes
+# make fuzz SECONDS=600 [SEED=1]   random pipelines through every executor
+# make check-vectors   the kernel's own test vectors, out of Debian's linux-source-6.1
 # make deps   install the Debian packages that a build needs (as root, or by sudo)
 
 BUILD := build
 PACKAGES := g++ cmake ninja-build ccache pkg-config llvm-19-dev clang-19 libbpf-dev libelf-dev libtbb-dev \
             libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev libz3-dev graphviz
 
-.PHONY: all demo check bench deps clean
+.PHONY: all demo check fuzz check-vectors bench deps clean
 
 all: $(BUILD)/build.ninja
 	@cmake --build $(BUILD)
@@ -33,6 +35,15 @@ bench: all
 
 prove: $(BUILD)/build.ninja
 	@cmake --build $(BUILD) --target ujit-prove && $(BUILD)/ujit-prove
+
+SECONDS := 60
+SEED := 1
+
+fuzz: all
+	@$(BUILD)/ujit-fuzz --seconds $(SECONDS) --seed $(SEED) --out $(BUILD)
+
+check-vectors: all
+	@tests/vectors/check.sh $(BUILD)
 
 deps:
 	@missing=; for p in $(PACKAGES); do \

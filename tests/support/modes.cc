@@ -361,7 +361,11 @@ public:
     if (!reference)
       return fail("interpreter", reference.takeError()), std::move(out_);
     reference_ = std::move((*reference)[0]);
-    leave_out(reference_.trace, changed_, c_.scratch); // what runs leave there is nobody's business
+    // What runs leave in scratch maps is nobody's business.
+    std::erase_if(reference_.trace.maps, [&](const MapSeed &m) {
+      auto id = changed_.find_map(m.map);
+      return id && c_.scratch[index(*id)];
+    });
     judge("interpreter", reference_);
     if (auto only = c_.options.find("modes"); only != c_.options.end() && only->second == "interpreter")
       return std::move(out_);
