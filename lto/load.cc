@@ -128,6 +128,12 @@ Expected<Pipeline> load_objects(const std::vector<std::string> &paths) {
   return load_pipeline(manifest);
 }
 
+static bool is_inner(const Pipeline &pipeline, MapId id) {
+  return llvm::any_of(pipeline.maps, [&](const Map &m) {
+    return llvm::any_of(m.inner_slots, [&](const auto &slot) { return slot.second == id; });
+  });
+}
+
 Expected<LinkOptions> link_options(const Manifest &manifest, const Pipeline &pipeline) {
   LinkOptions out;
   out.name = manifest.name;
@@ -143,10 +149,13 @@ Expected<LinkOptions> link_options(const Manifest &manifest, const Pipeline &pip
   }
   for (const NamedPlace &s : manifest.scratch_maps) {
     Expected<MapId> map = find_map(manifest, pipeline, s.name, s.place, MapType::percpu_array);
-    if (map)
-      out.scratch[index(*map)] = true;
-    else
+    if (!map)
       errors = llvm::joinErrors(std::move(errors), map.takeError());
+    else if (is_inner(pipeline, *map)) // a lookup through the outer map would lead to it behind our back
+      errors = llvm::joinErrors(std::move(errors),
+                                manifest_error(manifest, s.place, "scratch map '" + s.name + "' is an inner map as well").error());
+    else
+      out.scratch[index(*map)] = true;
   }
   if (errors)
     return errors;
