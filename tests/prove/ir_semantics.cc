@@ -100,7 +100,9 @@ Expected<Bits> Evaluation::binary(const BinaryOperator &i, const Bits &a, const 
       undefined_if((a.poison || x == terms_.smallest(w)) && y == terms_.minus_one(w));
   };
   /// One more bit holds every sum and difference.
-  auto overflows = [&](auto widen, auto operation) { return operation(widen(x, 1), widen(y, 1)) != widen(operation(x, y), 1); };
+  auto overflows = [&](auto widen, auto operation) {
+    return operation(widen(x, 1), widen(y, 1)) != widen(operation(x, y), 1);
+  };
   auto with_flags = [&](auto operation) {
     if (nsw)
       poison = poison || overflows([](const expr &e, unsigned n) { return z3::sext(e, n); }, operation);
@@ -211,7 +213,9 @@ Expected<Bits> Evaluation::intrinsic(const IntrinsicInst &i) {
   expr poison = args[0].poison;
   for (size_t k = 1; k < args.size(); ++k)
     poison = poison || args[k].poison;
-  auto pick = [&](CmpInst::Predicate p) { return Bits{ite(compare(p, x, args[1].value), x, args[1].value), poison}; };
+  auto pick = [&](CmpInst::Predicate p) {
+    return Bits{ite(compare(p, x, args[1].value), x, args[1].value), poison};
+  };
 
   switch (i.getIntrinsicID()) {
   case Intrinsic::bswap: {
@@ -247,7 +251,8 @@ Expected<Bits> Evaluation::phi(const PHINode &i) {
     Expected<Bits> in = value(i.getIncomingValue(k));
     if (!in)
       return in.takeError();
-    result = result ? Bits{ite(edge->second, in->value, result->value), ite(edge->second, in->poison, result->poison)}
+    result = result ? Bits{ite(edge->second, in->value, result->value),
+                           ite(edge->second, in->poison, result->poison)}
                     : *in;
   }
   if (!result)
@@ -274,11 +279,13 @@ Expected<Bits> Evaluation::instruction(const Instruction &i) {
   if (auto *c = dyn_cast<CastInst>(&i))
     return cast(*c, ops[0]);
   if (auto *c = dyn_cast<ICmpInst>(&i))
-    return Bits{as_bits(compare(c->getPredicate(), ops[0].value, ops[1].value)), ops[0].poison || ops[1].poison};
+    return Bits{as_bits(compare(c->getPredicate(), ops[0].value, ops[1].value)),
+                ops[0].poison || ops[1].poison};
   if (isa<SelectInst>(i)) // only the chosen arm's poison counts
     return Bits{ite(bit(ops[0]), ops[1].value, ops[2].value),
                 ops[0].poison || ite(bit(ops[0]), ops[1].poison, ops[2].poison)};
-  return Bits{ite(ops[0].poison, terms_.fresh("frozen", ops[0].value.get_sort()), ops[0].value), never_}; // freeze
+  return Bits{ite(ops[0].poison, terms_.fresh("frozen", ops[0].value.get_sort()), ops[0].value),
+              never_}; // freeze
 }
 
 void Evaluation::go(const BasicBlock *to, const expr &condition) {
@@ -293,7 +300,8 @@ Error Evaluation::terminator(const Instruction &i) {
     Expected<Bits> v = value(r->getReturnValue());
     if (!v)
       return v.takeError();
-    result_ = result_ ? Bits{ite(*here_, v->value, result_->value), ite(*here_, v->poison, result_->poison)} : *v;
+    result_ =
+        result_ ? Bits{ite(*here_, v->value, result_->value), ite(*here_, v->poison, result_->poison)} : *v;
     return Error::success();
   }
   if (isa<UnreachableInst>(i)) {

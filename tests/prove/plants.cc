@@ -20,8 +20,8 @@ constexpr Plant all[] = {
   {"logical for arithmetic shift",      "r1 s>>= r2\nr0 = r1\nexit",  "ashr", "lshr"},
   {"divisor not guarded",               "r1 /= r2\nr0 = r1\nexit",    "i64 1, i64", "i64 0, i64"},
   {"divide first, select afterwards",   "r1 %= r2\nr0 = r1\nexit",    "i64 1, i64 %3", "i64 %3, i64 %3"},
-  {"INT_MIN / -1 not guarded",          "r1 s/= r2\nr0 = r1\nexit",   ", -1", ", -2"},
-  {"INT_MIN % -1 not guarded",          "w1 s%= w2\nr0 = r1\nexit",   ", -1", ", -2"},
+  {"INT_MIN / -1 not guarded",          "r1 s/= r2\nr0 = r1\nexit",   "or i1 %9, %8", "or i1 %9, %9"},
+  {"INT_MIN % -1 not guarded",          "w1 s%= w2\nr0 = r1\nexit",   "or i1 %11, %10", "or i1 %11, %11"},
   {"unsigned for signed division",      "r1 s/= r2\nr0 = r1\nexit",   "sdiv", "udiv"},
   {"signed for unsigned remainder",     "r1 %= r2\nr0 = r1\nexit",    "urem", "srem"},
   {"x / 0 is x",                        "r1 /= r2\nr0 = r1\nexit",    "i64 0, i64 %", "i64 %2, i64 %"},
@@ -76,7 +76,8 @@ Expected<std::string> check(const Plant &plant, z3::context &solver) {
     return planted.takeError();
   Verdict v = prove(solver, *(*planted)->getFunction(name), code);
   if (v.kind != Verdict::refuted)
-    return llvm::createStringError(v.kind == Verdict::proved ? "proved, although it is wrong" : "undecided: " + v.text);
+    return llvm::createStringError(v.kind == Verdict::proved ? "proved, although it is wrong"
+                                                             : "undecided: " + v.text);
   return v.text;
 }
 

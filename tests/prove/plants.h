@@ -1,4 +1,5 @@
-// Planted errors: the IR of one instruction with a mistake written into its text. The prover must refute each.
+// Planted errors: the IR of one instruction with a mistake written into its text. The prover must refute
+// each.
 #pragma once
 
 #include "tests/prove/proof.h"
@@ -11,8 +12,8 @@ namespace ujit::prove {
 
 struct Plant {
   std::string_view name;
-  std::string_view code;       ///< body of the subprogram, in assembler syntax
-  std::string_view from, to;   ///< first occurrence in the IR's text is replaced
+  std::string_view code;     ///< body of the subprogram, in assembler syntax
+  std::string_view from, to; ///< first occurrence in the IR's text is replaced
 };
 
 std::span<const Plant> plants();

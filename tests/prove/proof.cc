@@ -21,7 +21,7 @@ struct Question {
   std::vector<expr> registers;
   Meaning ir;
   expr expected;
-  expr wrong; ///< the IR and the specification disagree
+  expr wrong;  ///< the IR and the specification disagree
   bool opaque; ///< a model of `wrong` may be an artefact
 };
 
@@ -32,12 +32,14 @@ std::string counterexample(const z3::model &model, const Question &q) {
     if (model.has_interp(q.registers[r].decl()))
       text += llvm::formatv("r{0} = {1}, ", r, hex(model, q.registers[r])).str();
   auto holds = [&](const expr &condition) { return model.eval(condition, true).is_true(); };
-  std::string got = holds(q.ir.undefined) ? "undefined behaviour" : holds(q.ir.poison) ? "poison" : hex(model, q.ir.value);
+  std::string got = holds(q.ir.undefined) ? "undefined behaviour"
+                    : holds(q.ir.poison)  ? "poison"
+                                          : hex(model, q.ir.value);
   return text + "the IR gives " + got + ", the standard " + hex(model, q.expected);
 }
 
-llvm::Expected<Question> ask(z3::context &context, const llvm::Function &function, std::span<const Encoded> code,
-                             bool opaque) {
+llvm::Expected<Question> ask(z3::context &context, const llvm::Function &function,
+                             std::span<const Encoded> code, bool opaque) {
   Terms terms(context, opaque);
   std::vector<expr> registers, arguments;
   for (unsigned r = 0; r <= 10; ++r)
@@ -96,7 +98,8 @@ Verdict prove(z3::context &context, const llvm::Function &function, std::span<co
     if (Verdict real = answer(same, exact); real.kind == Verdict::refuted)
       return real;
   }
-  z3::solver solver = solver_for(exact); // not by push and pop, which would choose a slower, incremental solver
+  z3::solver solver =
+      solver_for(exact); // not by push and pop, which would choose a slower, incremental solver
   return answer(solver, exact);
 }
 

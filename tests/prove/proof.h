@@ -12,7 +12,8 @@ namespace ujit::prove {
 
 struct Verdict {
   enum Kind { proved, refuted, undecided } kind;
-  std::string text; ///< refuted: registers and both results; undecided: what is not modelled, or that time ran out
+  std::string
+      text; ///< refuted: registers and both results; undecided: what is not modelled, or that time ran out
 };
 
 /// `function` has the parameters (ptr, i64, r1 ... r5), as subprograms have; `code` is the subprogram.

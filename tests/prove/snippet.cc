@@ -10,8 +10,8 @@ namespace ujit::prove {
 namespace {
 
 // The instructions around the one in question, by opcode.
-constexpr uint8_t mov64_imm = 0xb7, mov64_reg = 0xbf, xor64_imm = 0xa7, load64 = 0x79, call = 0x85, goto_offset = 0x05,
-                  exit_insn = 0x95;
+constexpr uint8_t mov64_imm = 0xb7, mov64_reg = 0xbf, xor64_imm = 0xa7, load64 = 0x79, call = 0x85,
+                  goto_offset = 0x05, exit_insn = 0x95;
 
 Insn insn(uint8_t opcode, unsigned dst = 0, unsigned src = 0, int offset = 0, int32_t imm = 0) {
   Insn i;
@@ -25,12 +25,52 @@ Insn insn(uint8_t opcode, unsigned dst = 0, unsigned src = 0, int offset = 0, in
 
 /// Corners of every width and shift count, and a few numbers without meaning.
 constexpr int32_t immediates[] = {
-    0, 1, -1, 2, 3, 7, 8, 10, 31, 32, 33, 63, 64, 65, -2, -8, 127, 128, 255, 256, -128, 32767, 32768, 65535, -32768,
-    0x40000000, INT32_MAX, INT32_MIN, INT32_MIN + 1, 0x12345678, -0x12345678, 0x5bd1e995,
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    8,
+    10,
+    31,
+    32,
+    33,
+    63,
+    64,
+    65,
+    -2,
+    -8,
+    127,
+    128,
+    255,
+    256,
+    -128,
+    32767,
+    32768,
+    65535,
+    -32768,
+    0x40000000,
+    INT32_MAX,
+    INT32_MIN,
+    INT32_MIN + 1,
+    0x12345678,
+    -0x12345678,
+    0x5bd1e995,
 };
 constexpr uint64_t wide_immediates[] = {
-    0, 1, UINT64_MAX, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 0xffffffff00000000, 0xffffffff80000000,
-    0x8000000000000000, 0x7fffffffffffffff, 0x0123456789abcdef,
+    0,
+    1,
+    UINT64_MAX,
+    0x7fffffff,
+    0x80000000,
+    0xffffffff,
+    0x100000000,
+    0xffffffff00000000,
+    0xffffffff80000000,
+    0x8000000000000000,
+    0x7fffffffffffffff,
+    0x0123456789abcdef,
 };
 constexpr int32_t known_values[] = {0, 1, -1, 31, 32, 64, INT32_MIN, 0x5bd1e995};
 
@@ -56,14 +96,15 @@ public:
   std::vector<Snippet> run();
 
 private:
-  void with_immediate(int32_t imm);
-  void with_operands(const std::vector<Insn> &prefix, const Registers &r, int32_t imm);
+  /// `all`: with every register that could have changed and every direction of a jump, else the result only.
+  void with_immediate(int32_t imm, bool all);
+  void with_operands(const std::vector<Insn> &prefix, const Registers &r, int32_t imm, bool all);
   void straight(const std::vector<Insn> &prefix, const std::vector<Insn> &body, unsigned observed);
-  void branch(const std::vector<Insn> &prefix, Insn jump, unsigned observed);
+  void branch(const std::vector<Insn> &prefix, Insn jump, unsigned observed, bool all);
   Insn fill(const Registers &r, int32_t imm) const {
     bool uses_dst = row_.dst.kind == FieldRule::any, uses_src = row_.src.kind == FieldRule::any;
-    return insn(row_.opcode, uses_dst ? r.dst : 0, uses_src ? r.src : unsigned(row_.src.value), row_.offset.value,
-                row_.imm.kind == FieldRule::any ? imm : row_.imm.value);
+    return insn(row_.opcode, uses_dst ? r.dst : 0, uses_src ? r.src : unsigned(row_.src.value),
+                row_.offset.value, row_.imm.kind == FieldRule::any ? imm : row_.imm.value);
   }
 
   const InsnRow &row_;
@@ -80,9 +121,10 @@ void Generator::straight(const std::vector<Insn> &prefix, const std::vector<Insn
 }
 
 /// Where the jump goes, the observed register is inverted: x and ~x always differ.
-void Generator::branch(const std::vector<Insn> &prefix, Insn jump, unsigned observed) {
+void Generator::branch(const std::vector<Insn> &prefix, Insn jump, unsigned observed, bool all) {
   const std::vector<Insn> not_taken = {insn(mov64_reg, 0, observed), insn(exit_insn)};
-  const std::vector<Insn> taken = {insn(mov64_reg, 0, observed), insn(xor64_imm, 0, 0, 0, -1), insn(exit_insn)};
+  const std::vector<Insn> taken = {insn(mov64_reg, 0, observed), insn(xor64_imm, 0, 0, 0, -1),
+                                   insn(exit_insn)};
   auto add = [&](std::initializer_list<std::vector<Insn>> parts, size_t jump_at, int distance) {
     Snippet s{prefix, uint32_t(prefix.size() + jump_at)};
     for (const std::vector<Insn> &part : parts)
@@ -95,28 +137,31 @@ void Generator::branch(const std::vector<Insn> &prefix, Insn jump, unsigned obse
     snippets_.push_back(std::move(s));
   };
   add({{jump}, not_taken, taken}, 0, int(not_taken.size()));
+  if (!all)
+    return;
   add({{jump}, not_taken}, 0, 0);
   int back = int(taken.size());
   add({{insn(goto_offset, 0, 0, back)}, taken, {jump}, not_taken}, 1 + taken.size(), -back - 1);
 }
 
-void Generator::with_operands(const std::vector<Insn> &prefix, const Registers &r, int32_t imm) {
+void Generator::with_operands(const std::vector<Insn> &prefix, const Registers &r, int32_t imm, bool all) {
   Insn i = fill(r, imm);
   std::vector<unsigned> observed = {r.dst};
-  if (r.src != r.dst)
+  if (all && r.src != r.dst)
     observed.push_back(r.src);
-  observed.push_back(5); // a bystander
+  if (all)
+    observed.push_back(5); // a bystander
   for (unsigned o : observed)
     if (is_branch(row_.op))
-      branch(prefix, i, o);
+      branch(prefix, i, o, all);
     else
       straight(prefix, {i}, o);
 }
 
-void Generator::with_immediate(int32_t imm) {
+void Generator::with_immediate(int32_t imm, bool all) {
   for (const Registers &r : register_pairs)
     if (row_.src.kind == FieldRule::any || r.dst != r.src)
-      with_operands(prefix_for(r), r, imm);
+      with_operands(prefix_for(r), r, imm, all);
 }
 
 std::vector<Snippet> Generator::run() {
@@ -128,25 +173,27 @@ std::vector<Snippet> Generator::run() {
   if (row_.op == Op::ld_imm64) {
     for (uint64_t v : wide_immediates)
       for (unsigned dst : {1u, 0u, 9u})
-        straight({}, {insn(row_.opcode, dst, 0, 0, int32_t(uint32_t(v))), insn(0, 0, 0, 0, int32_t(uint32_t(v >> 32)))},
+        straight({},
+                 {insn(row_.opcode, dst, 0, 0, int32_t(uint32_t(v))),
+                  insn(0, 0, 0, 0, int32_t(uint32_t(v >> 32)))},
                  dst);
     return std::move(snippets_);
   }
   if (row_.op == Op::ja) {
-    with_operands({}, {1, 2}, 0);
+    with_operands({}, {1, 2}, 0, true);
     return std::move(snippets_);
   }
   if (row_.imm.kind == FieldRule::any) {
     for (int32_t imm : immediates)
-      with_immediate(imm);
+      with_immediate(imm, imm == 1);
   } else {
-    with_immediate(0);
+    with_immediate(0, true);
   }
   // Operands that are known when the instruction is lowered.
   for (int32_t known : known_values) {
-    with_operands({insn(mov64_imm, 1, 0, 0, known)}, {1, 2}, 9);
+    with_operands({insn(mov64_imm, 1, 0, 0, known)}, {1, 2}, 9, false);
     if (row_.src.kind == FieldRule::any)
-      with_operands({insn(mov64_imm, 2, 0, 0, known)}, {1, 2}, 9);
+      with_operands({insn(mov64_imm, 2, 0, 0, known)}, {1, 2}, 9, false);
   }
   return std::move(snippets_);
 }
@@ -162,12 +209,29 @@ std::string Snippet::text() const {
 
 std::string_view out_of_scope(const InsnRow &row) {
   switch (row.op) {
-  case Op::load: case Op::load_sx: case Op::store: case Op::ld_abs: case Op::ld_ind: return "memory";
-  case Op::atomic_add: case Op::atomic_or: case Op::atomic_and: case Op::atomic_xor: case Op::atomic_xchg:
-  case Op::atomic_cmpxchg: case Op::load_acquire: case Op::store_release: return "atomic memory";
-  case Op::ld_map: case Op::ld_map_value: case Op::ld_map_idx: case Op::ld_map_idx_value: case Op::ld_btf_id:
+  case Op::load:
+  case Op::load_sx:
+  case Op::store:
+  case Op::ld_abs:
+  case Op::ld_ind: return "memory";
+  case Op::atomic_add:
+  case Op::atomic_or:
+  case Op::atomic_and:
+  case Op::atomic_xor:
+  case Op::atomic_xchg:
+  case Op::atomic_cmpxchg:
+  case Op::load_acquire:
+  case Op::store_release: return "atomic memory";
+  case Op::ld_map:
+  case Op::ld_map_value:
+  case Op::ld_map_idx:
+  case Op::ld_map_idx_value:
+  case Op::ld_btf_id:
   case Op::ld_func: return "an address, not a number";
-  case Op::call_helper: case Op::call_local: case Op::call_kfunc: case Op::callx: return "a call";
+  case Op::call_helper:
+  case Op::call_local:
+  case Op::call_kfunc:
+  case Op::callx: return "a call";
   case Op::may_goto: return "refused in object form";
   default: return "";
   }

@@ -1,5 +1,5 @@
-// Small programs around one instruction, each with a subprogram whose arguments are unknown numbers and whose result
-// shows one register afterwards.
+// Small programs around one instruction, each with a subprogram whose arguments are unknown numbers and whose
+// result shows one register afterwards.
 #pragma once
 
 #include "tests/prove/proof.h"
@@ -12,7 +12,8 @@
 
 namespace ujit::prove {
 
-/// The body of the subprogram, r1 to r5 set, ending in `exit`; `at` is the slot of the instruction that it is about.
+/// The body of the subprogram, r1 to r5 set, ending in `exit`; `at` is the slot of the instruction that it is
+/// about.
 struct Snippet {
   std::vector<Insn> code;
   uint32_t at = 0;
@@ -22,8 +23,8 @@ struct Snippet {
 /// Why a row is left out, or empty: memory, maps and calls.
 std::string_view out_of_scope(const InsnRow &row);
 
-/// All forms of a row: registers apart and equal, operands known at translation time, immediates, jumps forward,
-/// backward and to the next instruction, and after each every register that could have changed.
+/// All forms of a row: registers apart and equal, operands known at translation time, immediates, jumps
+/// forward, backward and to the next instruction, and every register that could have changed.
 std::vector<Snippet> snippets_of(const InsnRow &row);
 
 std::vector<Encoded> encode(std::span<const Insn> code);

@@ -25,14 +25,38 @@ enum InstructionClass { LD = 0, LDX = 1, ST = 2, STX = 3, ALU = 4, JMP = 5, JMP3
 
 // Section 4.1: "Arithmetic instructions".
 enum ArithmeticCode {
-  ADD = 0x0, SUB = 0x1, MUL = 0x2, DIV = 0x3, OR = 0x4, AND = 0x5, LSH = 0x6, RSH = 0x7, NEG = 0x8, MOD = 0x9,
-  XOR = 0xa, MOV = 0xb, ARSH = 0xc, END = 0xd,
+  ADD = 0x0,
+  SUB = 0x1,
+  MUL = 0x2,
+  DIV = 0x3,
+  OR = 0x4,
+  AND = 0x5,
+  LSH = 0x6,
+  RSH = 0x7,
+  NEG = 0x8,
+  MOD = 0x9,
+  XOR = 0xa,
+  MOV = 0xb,
+  ARSH = 0xc,
+  END = 0xd,
 };
 
 // Section 4.3: "Jump instructions".
 enum JumpCode {
-  JA = 0x0, JEQ = 0x1, JGT = 0x2, JGE = 0x3, JSET = 0x4, JNE = 0x5, JSGT = 0x6, JSGE = 0x7, CALL = 0x8, EXIT = 0x9,
-  JLT = 0xa, JLE = 0xb, JSLT = 0xc, JSLE = 0xd,
+  JA = 0x0,
+  JEQ = 0x1,
+  JGT = 0x2,
+  JGE = 0x3,
+  JSET = 0x4,
+  JNE = 0x5,
+  JSGT = 0x6,
+  JSGE = 0x7,
+  CALL = 0x8,
+  EXIT = 0x9,
+  JLT = 0xa,
+  JLE = 0xb,
+  JSLT = 0xc,
+  JSLE = 0xd,
 };
 
 expr low(const expr &value, unsigned bits) { return value.extract(bits - 1, 0); }
@@ -103,8 +127,9 @@ std::optional<expr> arithmetic(const Fields &f, const expr &dst64, const expr &s
                     ite(dst == terms.smallest(width) && src == terms.minus_one(width), terms.smallest(width),
                         terms.sdiv(dst, src))));
   if (f.code() == MOD && f.offset == 1) // SMOD: the sign of the dividend
-    return done(ite(src == zero, dst,
-                    ite(dst == terms.smallest(width) && src == terms.minus_one(width), zero, terms.srem(dst, src))));
+    return done(
+        ite(src == zero, dst,
+            ite(dst == terms.smallest(width) && src == terms.minus_one(width), zero, terms.srem(dst, src))));
   if (f.offset != 0)
     return std::nullopt;
 
@@ -156,7 +181,8 @@ struct Step {
   bool exits = false;
 };
 
-std::optional<Step> step(std::span<const Encoded> code, size_t at, std::vector<expr> registers, Terms &terms) {
+std::optional<Step> step(std::span<const Encoded> code, size_t at, std::vector<expr> registers,
+                         Terms &terms) {
   Fields f(code[at]);
   if (f.dst > 10 || f.src > 10)
     return std::nullopt;
@@ -209,8 +235,8 @@ std::optional<Step> step(std::span<const Encoded> code, size_t at, std::vector<e
 }
 
 /// `fuel`: instructions that may still run on this path.
-std::optional<expr> run(std::span<const Encoded> code, int64_t at, const std::vector<expr> &registers, size_t fuel,
-                        Terms &terms) {
+std::optional<expr> run(std::span<const Encoded> code, int64_t at, const std::vector<expr> &registers,
+                        size_t fuel, Terms &terms) {
   if (at < 0 || at >= int64_t(code.size()) || fuel == 0)
     return std::nullopt;
   std::optional<Step> s = step(code, size_t(at), registers, terms);
@@ -229,14 +255,13 @@ std::optional<expr> run(std::span<const Encoded> code, int64_t at, const std::ve
 
 } // namespace
 
-bool describes(std::span<const Encoded> code, size_t at) {
-  z3::context context;
-  Terms terms(context, true);
+bool describes(std::span<const Encoded> code, size_t at, Terms &terms) {
   std::vector<expr> registers(11, terms.number(0, 64));
   return step(code, at, registers, terms).has_value();
 }
 
-std::optional<expr> result_of(std::span<const Encoded> code, const std::vector<expr> &registers, Terms &terms) {
+std::optional<expr> result_of(std::span<const Encoded> code, const std::vector<expr> &registers,
+                              Terms &terms) {
   return run(code, 0, registers, 2 * code.size(), terms);
 }
 

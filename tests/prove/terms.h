@@ -1,9 +1,9 @@
 // Terms that the specification and the semantics of LLVM IR share: multiplication and division.
 //
-// Two circuits of a 64-bit divider are out of reach for a bit-blasting solver, although both sides of our proofs
-// nearly always divide the same numbers. In opaque mode these operations are therefore uninterpreted functions
-// but for simple cases: whatever holds for every function holds for the real one, so a proof is a proof. A
-// counterexample may be an artefact of the abstraction, and is looked for again in exact mode.
+// Two circuits of a 64-bit divider are out of reach for a bit-blasting solver, although both sides of our
+// proofs nearly always divide the same numbers. In opaque mode these operations are therefore uninterpreted
+// functions but for simple cases: whatever holds for every function holds for the real one, so a proof is a
+// proof. A counterexample may be an artefact of the abstraction, and is looked for again in exact mode.
 #pragma once
 
 #include <z3++.h>
@@ -14,7 +14,8 @@ namespace ujit::prove {
 
 class Terms {
 public:
-  Terms(z3::context &context, bool opaque) : context(context), facts_(context.bool_val(true)), opaque_(opaque) {}
+  Terms(z3::context &context, bool opaque)
+      : context(context), facts_(context.bool_val(true)), opaque_(opaque) {}
 
   z3::context &context;
 
@@ -39,12 +40,13 @@ public:
 
 private:
   bool is_opaque(const z3::expr &divisor) const;
-  /// An uninterpreted quotient or remainder with its simple cases: dividend 0, divisors 1 and -1 (all bits set) and
-  /// the dividend itself.
+  /// An uninterpreted quotient or remainder with its simple cases: dividend 0, divisors 1 and -1 (all bits
+  /// set) and the dividend itself.
   struct Cases {
     z3::expr by_one, by_minus_one, by_itself;
   };
-  z3::expr division(const char *name, const z3::expr &a, const z3::expr &b, const Cases &cases, bool is_signed);
+  z3::expr division(const char *name, const z3::expr &a, const z3::expr &b, const Cases &cases,
+                    bool is_signed);
   z3::expr apply(const char *name, const z3::expr &a, const z3::expr &b);
 
   z3::expr facts_;
