@@ -33,8 +33,8 @@ bench: all
 	     --json $(BUILD)/bench/$$name.json --markdown $(BUILD)/bench/$$name.md || exit; \
 	 done
 
-prove: $(BUILD)/build.ninja
-	@cmake --build $(BUILD) --target ujit-prove && $(BUILD)/ujit-prove
+prove: deps
+	@cmake --preset release >/dev/null && cmake --build $(BUILD) --target ujit-prove && $(BUILD)/ujit-prove
 
 SECONDS := 60
 SEED := 1
