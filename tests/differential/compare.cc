@@ -92,7 +92,7 @@ std::vector<Variation> variations(uint64_t seed) {
   out.push_back({"fused", {}, standard});
   Variation &other = out.emplace_back(Variation{"fused", {}, standard});
   for (const OptimisationName &name : optimisation_names())
-    if (name.name != "private-scratch" && random.one_in(2)) {
+    if (random.one_in(2)) {
       other.disabled.emplace_back(name.name);
       other.name += " without " + other.disabled.back();
     }
@@ -131,8 +131,6 @@ std::vector<Finding> compare_images(std::span<const Sample> samples, uint64_t se
   for (const Variation &v : variations(seed)) {
     LinkOptions options = batch.options;
     options.disabled = v.disabled;
-    // Random programs read what an earlier run left in scratch maps.
-    options.disabled.emplace_back("private-scratch");
     options.plan = v.plan;
     options.threads = 1;
     auto image = link_and_load(batch.pipeline, options);
@@ -227,6 +225,15 @@ bool blank(Program &program, size_t from, size_t count) {
 }
 
 } // namespace
+
+Sample mutate(Sample sample, uint64_t seed) {
+  Random random(seed);
+  for (uint32_t n = random.between(1, 5); n > 0; n--) {
+    Program &program = sample.pipeline.programs[random.below(uint32_t(sample.pipeline.programs.size()))];
+    blank(program, random.below(uint32_t(program.insns.size())), random.of({1u, 1u, 2u, 4u, 12u}));
+  }
+  return sample;
+}
 
 Sample minimise(Sample sample, const std::function<bool(const Sample &)> &fails) {
   auto attempt = [&](Sample candidate) {

@@ -44,6 +44,9 @@ KernelVerdict compare_with_kernel(const Sample &sample);
 /// Interpreter against images of every variation. The first finding of each sample.
 std::vector<Finding> compare_images(std::span<const Sample> samples, uint64_t seed);
 
+/// The sample with some instructions taken out: code that no generator writes, if a verifier takes it.
+Sample mutate(Sample sample, uint64_t seed);
+
 /// The smallest sample found for which `fails` is still true.
 Sample minimise(Sample sample, const std::function<bool(const Sample &)> &fails);
 
