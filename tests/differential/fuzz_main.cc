@@ -2,7 +2,6 @@
 // must agree on return values, packets, contexts and maps. What differs is made small and written as a case
 // file, to be put into tests/cases.
 #include "tests/differential/compare.h"
-#include "translator/provenance.h"
 
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/raw_ostream.h"
@@ -21,18 +20,18 @@ struct Options {
   uint64_t seed = 1, count = 0;
   double seconds = 10;
   uint32_t batch = 8;
-  bool no_kernel = false, verbose = false;
+  bool no_kernel = false, mutants = false, verbose = false;
   std::string out = ".";
 };
 
 /// The verifier knows some code to be dead by the values of registers; we look at all of it, and refuse
 /// programs whose dead code makes no sense.
 bool is_followed(const Sample &sample) {
-  for (const Program &program : sample.pipeline.programs)
-    if (auto facts = analyse_provenance(sample.pipeline, program); !facts) {
-      llvm::consumeError(facts.takeError());
-      return false;
-    }
+  auto graph = analyse(sample.pipeline, {});
+  if (!graph) {
+    llvm::consumeError(graph.takeError());
+    return false;
+  }
   return true;
 }
 
@@ -72,7 +71,7 @@ private:
       Sample sample = generate(seed, llvm::formatv("s{0}_", seed));
       if (!kernel_takes(seed, sample))
         continue;
-      if (in_kernel_ > 0 && seed % 2) {
+      if (options_.mutants && in_kernel_ > 0 && seed % 2) {
         Sample mutant = mutate(sample, seed);
         KernelVerdict verdict = compare_with_kernel(mutant); // a difference: it gives away an address
         if (verdict.refused.empty() && verdict.finding.empty() && is_followed(mutant)) {
@@ -134,6 +133,8 @@ private:
 
   void report(uint64_t seed, const Sample &sample, uint64_t variation, const std::string &text) {
     failed_++;
+    llvm::outs() << llvm::formatv("seed {0} (variation {1}): {2}\n", seed, variation, text);
+    llvm::outs().flush();
     const bool kernel = in_kernel_ > 0;
     Sample small = minimise(sample, [&](const Sample &s) {
       if (kernel) { // programs that the verifier takes, and that do not give away addresses
@@ -151,7 +152,7 @@ private:
     const std::string path = llvm::formatv("{0}/fuzz-{1}.case", options_.out, seed);
     std::string line = text.substr(0, text.find('\n'));
     std::ofstream(path) << case_text(sample, llvm::formatv("Seed {0}: {1}", seed, line));
-    llvm::outs() << llvm::formatv("seed {0}: {1}\n  written to {2}\n", seed, text, path);
+    llvm::outs() << llvm::formatv("seed {0}: written to {1}\n", seed, path);
     llvm::outs().flush();
   }
 
@@ -173,6 +174,7 @@ int main(int argc, char **argv) {
   app.add_option("--batch", options.batch, "Pipelines in one link");
   app.add_option("--out", options.out, "Folder for case files");
   app.add_flag("--no-kernel", options.no_kernel, "Leave the running kernel out");
+  app.add_flag("--mutants", options.mutants, "Take instructions out of every second pipeline");
   app.add_flag("-v", options.verbose, "Say what the verifier refuses");
   CLI11_PARSE(app, argc, argv);
   return Fuzzer(options).run();
