@@ -205,6 +205,7 @@ Program compacted(const Program &program) {
     sub.start = place[sub.start];
     sub.end = place[sub.end];
   }
+  std::erase_if(out.subprograms, [](const Subprogram &sub) { return sub.start == sub.end; });
   return out;
 }
 

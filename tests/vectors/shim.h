@@ -81,3 +81,6 @@ static inline void put_insns(const struct bpf_insn *insns, unsigned len) {
     printf("%02x", bytes[i]);
   printf("\n");
 }
+
+/* The C library defines both, the kernel only that of the machine. */
+#undef __BIG_ENDIAN
