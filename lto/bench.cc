@@ -37,6 +37,7 @@ std::vector<Candidate> candidates(const LinkOptions &options) {
   chain.plan.mode = PlanOptions::chain;
   add("chain", "each program by itself, chained through the prog arrays as the kernel does it", chain);
   base.plan.mode = PlanOptions::fused;
+  base.plan.target_left_is_supported = false; // no originals are loaded beside the image
   add("fused", "the whole pipeline", base);
   for (const OptimisationName &o : optimisation_names()) {
     LinkOptions without = base;

@@ -29,6 +29,9 @@ using namespace llvm;
 /// IR instructions of one function beyond which passes that query aliases and memory states are left out: they stop
 /// being linear in practice.
 constexpr size_t full_limit = 60'000;
+/// Global value numbering and dead store elimination are a third of the passes' time; on large functions, early CSE over
+/// memory SSA had already forwarded what they would have.
+constexpr size_t forward_limit = 4'000;
 
 Effort effort_for(const Function &f) {
   if (f.hasFnAttribute(huge_attribute))
@@ -110,7 +113,7 @@ FunctionPassManager simplify_passes(Effort effort) {
   return fpm;
 }
 
-FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
+FunctionPassManager fused_passes(Effort effort, bool forward_state) {
   FunctionPassManager fpm;
   if (effort == Effort::minimal)
     return fpm;
@@ -121,7 +124,7 @@ FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
   if (effort == Effort::full) {
     fpm.addPass(JumpThreadingPass());
     fpm.addPass(SimplifyCFGPass(cfg_options()));
-    if (options.forward_state) {
+    if (forward_state) {
       fpm.addPass(GVNPass(GVNOptions().setPRE(true).setLoadPRE(true)));
       fpm.addPass(DSEPass());
     }
@@ -188,7 +191,8 @@ void optimise_fused(Module &module, TargetMachine &tm, const PassOptions &option
   Analyses analyses(tm);
   for (Function &f : module)
     if (!f.isDeclaration())
-      fused_passes(effort_for(f), options).run(f, analyses.functions);
+      fused_passes(effort_for(f), options.forward_state && f.getInstructionCount() <= forward_limit)
+          .run(f, analyses.functions);
 }
 
 void clean_up(Module &module, TargetMachine &tm) {

@@ -130,7 +130,7 @@ public:
       if (s.defined() && s.section == text_ && s.type == llvm::ELF::STT_FUNC &&
           done.insert({s.value, s.size}).second)
         if (Error e = check_function(s))
-          return std::move(e);
+          return e;
     std::ranges::sort(out_.repeated, {}, [](const RepeatedFetch &r) { return std::pair(r.first, r.second); });
     return std::move(out_);
   }

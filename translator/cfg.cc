@@ -3,6 +3,7 @@
 #include "translator/helper.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace ujit {
 
@@ -57,6 +58,31 @@ uint32_t Cfg::block_at(uint32_t slot) const {
   auto it = std::lower_bound(blocks.begin(), blocks.end(), slot,
                              [](const Block &b, uint32_t s) { return b.first < s; });
   return uint32_t(it - blocks.begin());
+}
+
+BlockQueue::BlockQueue(const Cfg &cfg, bool full) : cfg_(cfg), rank_(cfg.blocks.size()), queued_(cfg.blocks.size()) {
+  for (uint32_t i = 0; i < cfg.order.size(); ++i)
+    rank_[cfg.order[i]] = i;
+  for (uint32_t i = 0; full && i < cfg.order.size(); ++i)
+    push(cfg.order[i]);
+}
+
+void BlockQueue::push(uint32_t block) {
+  if (queued_[block])
+    return;
+  queued_[block] = 1;
+  heap_.push_back(rank_[block]);
+  std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
+}
+
+std::optional<uint32_t> BlockQueue::pop() {
+  if (heap_.empty())
+    return std::nullopt;
+  std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
+  const uint32_t block = cfg_.order[heap_.back()];
+  heap_.pop_back();
+  queued_[block] = 0;
+  return block;
 }
 
 static void number_reachable(Cfg &cfg) {

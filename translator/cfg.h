@@ -29,6 +29,20 @@ struct Cfg {
   uint32_t block_at(uint32_t slot) const; ///< the block that starts at `slot`; there must be one
 };
 
+/// Blocks that a forward dataflow analysis has to visit, each once at a time, in reverse post-order.
+class BlockQueue {
+public:
+  BlockQueue(const Cfg &cfg, bool full);
+  void push(uint32_t block);
+  std::optional<uint32_t> pop();
+
+private:
+  const Cfg &cfg_;
+  std::vector<uint32_t> rank_; ///< by block: position in Cfg::order
+  std::vector<uint8_t> queued_;
+  std::vector<uint32_t> heap_; ///< ranks, the smallest first
+};
+
 /// Registers that an instruction reads and writes, as bit masks. A call reads r1 to r5 up to `call_args`
 /// and overwrites r0 to r5.
 struct RegisterUse {

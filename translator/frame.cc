@@ -263,17 +263,14 @@ private:
     const Cfg &cfg = sub_.cfg;
     std::vector<Bytes> in(cfg.blocks.size(), Bytes().set());
     in[0].reset();
-    for (bool changed = true; changed;) {
-      changed = false;
-      for (uint32_t b : cfg.order) {
-        Bytes set = in[b];
-        for_each_insn(b, [&](uint32_t i, const State &state) { transfer(i, state, set, nullptr); });
-        for (uint32_t s : cfg.blocks[b].successors)
-          if (Bytes meet = in[s] & set; meet != in[s]) {
-            in[s] = meet;
-            changed = true;
-          }
-      }
+    for (BlockQueue queue(cfg, true); std::optional<uint32_t> b = queue.pop();) {
+      Bytes set = in[*b];
+      for_each_insn(*b, [&](uint32_t i, const State &state) { transfer(i, state, set, nullptr); });
+      for (uint32_t s : cfg.blocks[*b].successors)
+        if (Bytes meet = in[s] & set; meet != in[s]) {
+          in[s] = meet;
+          queue.push(s);
+        }
     }
     for (uint32_t b : cfg.order) {
       Bytes set = in[b];

@@ -384,9 +384,26 @@ static Function *declare_program(ProgramLowering &p, uint32_t s) {
   return f;
 }
 
+/// Everything behind this takes the bytecode to be well-formed.
+static Error check(const Program &program) {
+  std::vector<uint32_t> starts;
+  for (size_t s = 0; s < program.subprograms.size(); ++s) {
+    const Subprogram &sub = program.subprograms[s];
+    const uint32_t begin = s ? program.subprograms[s - 1].end : 0;
+    if (sub.start != begin || sub.end <= sub.start || sub.end > program.insns.size())
+      return input_error("subprogram " + sub.name + " is empty or does not follow the one before").at(sub.start).error();
+    starts.push_back(sub.start);
+  }
+  if (starts.empty() || program.subprograms.back().end != program.insns.size())
+    return input_error("instructions behind the last subprogram").error();
+  return check_program(program.insns, starts, ImmediateRules::standard);
+}
+
 Expected<std::unique_ptr<Module>> translate(const Pipeline &pipeline, ProgId id, LLVMContext &context,
                                             const TranslateOptions &options) {
   const Program &program = pipeline[id];
+  if (Error e = check(program))
+    return with_place(std::move(e), program.object, program.name);
   Expected<ProgramFacts> facts = analyse_provenance(pipeline, program);
   if (!facts)
     return facts.takeError();

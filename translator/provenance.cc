@@ -370,7 +370,7 @@ public:
       solve(s);
     }
     if (Error e = check_reads())
-      return std::move(e);
+      return e;
     return std::move(facts_);
   }
 
@@ -404,10 +404,7 @@ private:
     SubprogramFacts &f = facts_.subprograms[s];
     const Cfg &cfg = f.cfg;
     f.entry.assign(cfg.blocks.size(), {});
-    std::vector<uint32_t> rank(cfg.blocks.size(), ~0u);
-    for (uint32_t i = 0; i < cfg.order.size(); ++i)
-      rank[cfg.order[i]] = i;
-    std::vector<uint8_t> seen(cfg.blocks.size()), pending(cfg.order.size());
+    std::vector<uint8_t> seen(cfg.blocks.size());
     State start;
     for (unsigned a = 0; a < 5; ++a)
       start.regs[a + 1] = arguments_[s][a];
@@ -415,29 +412,21 @@ private:
     start.outer = outer_[s];
     start.handed_out = handed_out_;
     f.entry[0] = start;
-    seen[0] = pending[0] = 1;
-    // Sweeps in reverse post-order; a back edge asks for another sweep.
-    for (bool again = true; again;) {
-      again = false;
-      for (uint32_t i = 0; i < cfg.order.size(); ++i) {
-        if (!pending[i])
-          continue;
-        pending[i] = 0;
-        uint32_t b = cfg.order[i];
-        State out = f.entry[b];
-        walk(s, cfg.blocks[b], out);
-        for (uint32_t succ : cfg.blocks[b].successors) {
-          bool changed = !seen[succ];
-          if (changed)
-            f.entry[succ] = out;
-          else
-            changed = join_into(f.entry[succ], out);
-          seen[succ] = 1;
-          if (changed) {
-            pending[rank[succ]] = 1;
-            again |= rank[succ] <= i;
-          }
-        }
+    seen[0] = 1;
+    BlockQueue queue(cfg, false);
+    queue.push(0);
+    while (std::optional<uint32_t> b = queue.pop()) {
+      State out = f.entry[*b];
+      walk(s, cfg.blocks[*b], out);
+      for (uint32_t succ : cfg.blocks[*b].successors) {
+        bool changed = !seen[succ];
+        if (changed)
+          f.entry[succ] = out;
+        else
+          changed = join_into(f.entry[succ], out);
+        seen[succ] = 1;
+        if (changed)
+          queue.push(succ);
       }
     }
   }
