@@ -1,6 +1,6 @@
 # make        build build/ujit-lto
 # make demo   install what is missing, build, and fuse, run and check the example datapath
-# make check  build and run every test; the last line is "N passed, N failed, N skipped"
+# make check  install what is missing, build and run every test; the last line is "N passed, N failed, N skipped"
 # make bench  the example datapath side by side: chain, fused, each optimisation left out, the kernel's own code
 # make prove  prove the lowering of each instruction against the standard, with Z3; under five minutes
 # make fuzz SECONDS=600 [SEED=1]   random pipelines through every executor
@@ -9,9 +9,9 @@
 
 BUILD := build
 PACKAGES := g++ cmake ninja-build ccache pkg-config llvm-19-dev clang-19 libbpf-dev libelf-dev libtbb-dev \
-            libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev libz3-dev graphviz
+            libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev libz3-dev graphviz iproute2
 
-.PHONY: all demo check fuzz check-vectors bench deps clean
+.PHONY: all demo check prove fuzz check-vectors bench deps clean
 
 all: $(BUILD)/build.ninja
 	@cmake --build $(BUILD)
@@ -23,7 +23,8 @@ demo: deps
 	@$(MAKE) --no-print-directory all
 	@configs/demo.sh $(abspath $(BUILD))
 
-check: all
+check: deps
+	@$(MAKE) --no-print-directory all
 	@tests/check.sh $(BUILD)
 
 bench: all
