@@ -63,7 +63,8 @@ Expected<std::vector<uint8_t>> generate_code(Module &module, TargetMachine &tm) 
     return internal_error("no instruction selection for " + tm.getTargetTriple().str()).error();
   config->addMachinePasses();
   config->setInitialized();
-  if (target.addAsmPrinter(pm, os, nullptr, CodeGenFileType::ObjectFile, machine_module->getMMI().getContext()))
+  if (target.addAsmPrinter(pm, os, nullptr, CodeGenFileType::ObjectFile,
+                           machine_module->getMMI().getContext()))
     return internal_error("no object file output for " + tm.getTargetTriple().str()).error();
   pm.add(createFreeMachineFunctionPass());
   pm.run(module);

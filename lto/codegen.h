@@ -8,8 +8,8 @@
 
 namespace ujit {
 
-/// Machine code of a module as a relocatable ELF object. The module is consumed. Very long basic blocks are split before,
-/// since instruction selection is quadratic in them.
+/// Machine code of a module as a relocatable ELF object. The module is consumed. Very long basic blocks are
+/// split before, since instruction selection is quadratic in them.
 llvm::Expected<std::vector<uint8_t>> generate_code(llvm::Module &module, llvm::TargetMachine &tm);
 
 } // namespace ujit

@@ -79,16 +79,15 @@ private:
     return bb;
   }
 
-  Value *symbol(const Twine &name) {
-    return f_.getParent()->getOrInsertGlobal(name.str(), b_.getInt8Ty());
-  }
+  Value *symbol(const Twine &name) { return f_.getParent()->getOrInsertGlobal(name.str(), b_.getInt8Ty()); }
   Value *map_symbol(MapId m) { return symbol("ujit.map." + Twine(ujit::index(m))); }
   Value *slots_of(MapId m) { return symbol("ujit.values." + Twine(ujit::index(m))); }
   Value *program_symbol_of(ProgId p) { return symbol("ujit.program." + Twine(ujit::index(p))); }
 
   Value *load_slot(MapId m, Value *index) {
     Value *offset = b_.CreateMul(b_.CreateZExt(index, b_.getInt64Ty()), b_.getInt64(8));
-    return b_.CreateAlignedLoad(b_.getPtrTy(), b_.CreateGEP(b_.getInt8Ty(), slots_of(m), offset), Align(8), true);
+    return b_.CreateAlignedLoad(b_.getPtrTy(), b_.CreateGEP(b_.getInt8Ty(), slots_of(m), offset), Align(8),
+                                true);
   }
 
   // --- the count ---
@@ -96,7 +95,8 @@ private:
   Value *count_argument() { return f_.getArg(main_ ? 2 : 1); }
   Value *count_cell() { return b_.CreateIntToPtr(count_argument(), b_.getPtrTy()); }
   Value *count() {
-    return in_.plan.count_cell ? (Value *)b_.CreateAlignedLoad(b_.getInt64Ty(), count_cell(), Align(8)) : count_argument();
+    return in_.plan.count_cell ? (Value *)b_.CreateAlignedLoad(b_.getInt64Ty(), count_cell(), Align(8))
+                               : count_argument();
   }
   /// The count argument of a committed call.
   Value *next_count() {
@@ -188,7 +188,8 @@ private:
       return Error::success();
     }
     std::vector<MapId> maps = maps_of_site();
-    bool unknown = std::any_of(site_summary_->targets.begin(), site_summary_->targets.end(), [](auto &t) { return !t.map; });
+    bool unknown = std::any_of(site_summary_->targets.begin(), site_summary_->targets.end(),
+                               [](auto &t) { return !t.map; });
     if (unknown || maps.empty())
       return fail(unsupported("the prog array of this tail call is not known at link time")
                       .at(insn_)
@@ -212,13 +213,11 @@ private:
 
   Error alternative(const PlannedEdge &a) {
     switch (a.treatment) {
-    case Treatment::fall_through:
-      b_.CreateBr(behind_);
-      return Error::success();
-    case Treatment::leave:
-      return leave();
-    case Treatment::direct: case Treatment::inlined: case Treatment::cloned:
-      break;
+    case Treatment::fall_through: b_.CreateBr(behind_); return Error::success();
+    case Treatment::leave: return leave();
+    case Treatment::direct:
+    case Treatment::inlined:
+    case Treatment::cloned: break;
     }
     if (!a.guard) {
       b_.CreateBr(committed(a));
@@ -280,7 +279,8 @@ private:
         b_.SetInsertPoint(here);
       }
       BasicBlock *in_range = block("range");
-      b_.CreateCondBr(b_.CreateICmpULT(index_, b_.getInt32(in_.pipeline[maps[i]].max_entries)), in_range, behind_);
+      b_.CreateCondBr(b_.CreateICmpULT(index_, b_.getInt32(in_.pipeline[maps[i]].max_entries)), in_range,
+                      behind_);
       b_.SetInsertPoint(in_range);
       Value *object = load_slot(maps[i], index_);
       for (const PlannedEdge &a : plan_.alternatives) {
@@ -288,7 +288,8 @@ private:
         b_.CreateCondBr(b_.CreateICmpEQ(object, program_symbol_of(*a.edge.to)), committed(a), next);
         b_.SetInsertPoint(next);
       }
-      // Nobody that we know: empty, or a program that came later. The slot that was compared is the one called.
+      // Nobody that we know: empty, or a program that came later. The slot that was compared is the one
+      // called.
       BasicBlock *filled = block("filled");
       b_.CreateCondBr(b_.CreateIsNull(object), behind_, filled);
       b_.SetInsertPoint(filled);

@@ -7,11 +7,10 @@
 #include "translator/lower.h"
 
 #include "llvm/Bitcode/BitcodeReader.h"
-#include "llvm/IR/IRBuilder.h"
 #include "llvm/IR/DIBuilder.h"
+#include "llvm/IR/IRBuilder.h"
 #include "llvm/Linker/Linker.h"
 #include "llvm/Transforms/Utils/Cloning.h"
-
 
 namespace ujit {
 
@@ -76,7 +75,8 @@ private:
 
   Function *body(ProgId p) { return module_->getFunction(template_symbol(in_.pipeline[p])); }
 
-  /// Expands every member; `functions` get their public name, chain copies a second body in which all calls leave.
+  /// Expands every member; `functions` get their public name, chain copies a second body in which all calls
+  /// leave.
   Error make_functions() {
     std::vector<std::pair<ProgId, Function *>> chain;
     for (ProgId p : partition_.chain_copies) {
@@ -135,7 +135,8 @@ private:
     return Error::success();
   }
 
-  /// Expands the tail calls of a program's main function and of its subprograms, which are found by their calls.
+  /// Expands the tail calls of a program's main function and of its subprograms, which are found by their
+  /// calls.
   Error expand_program(ProgId p, bool chain, Function &main) {
     SmallVector<Function *> work{&main};
     SmallPtrSet<Function *, 8> seen{&main};
@@ -168,8 +169,8 @@ private:
     b.SetInsertPoint(BasicBlock::Create(c, "entry", f));
     if (DISubprogram *sp = target->getSubprogram()) {
       DISubprogram *own = DISubprogram::getDistinct(
-          c, sp->getScope(), "entry of " + in_.pipeline[p].name, f->getName(), sp->getFile(), 1, sp->getType(), 1, nullptr,
-          0, 0, DINode::FlagArtificial, sp->getSPFlags(), sp->getUnit());
+          c, sp->getScope(), "entry of " + in_.pipeline[p].name, f->getName(), sp->getFile(), 1,
+          sp->getType(), 1, nullptr, 0, 0, DINode::FlagArtificial, sp->getSPFlags(), sp->getUnit());
       f->setSubprogram(own);
       b.SetCurrentDebugLocation(DILocation::get(c, 1, 0, own));
     }
@@ -179,7 +180,8 @@ private:
       b.CreateStore(count, cell);
       count = b.CreatePtrToInt(cell, b.getInt64Ty());
     }
-    Function *callee = in_.plan.mode == PlanOptions::chain ? module_->getFunction(program_symbol(in_.pipeline[p])) : target;
+    Function *callee =
+        in_.plan.mode == PlanOptions::chain ? module_->getFunction(program_symbol(in_.pipeline[p])) : target;
     CallInst *call = b.CreateCall(callee, {f->getArg(0), f->getArg(1), count});
     call->setCallingConv(CallingConv::PreserveNone);
     if (in_.plan.mode != PlanOptions::chain)
@@ -229,7 +231,8 @@ private:
 
 } // namespace
 
-Expected<std::unique_ptr<Module>> fuse(const FuseInput &input, const Partition &partition, LLVMContext &context) {
+Expected<std::unique_ptr<Module>> fuse(const FuseInput &input, const Partition &partition,
+                                       LLVMContext &context) {
   return Fuser(input, partition, context).run();
 }
 

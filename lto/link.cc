@@ -1,6 +1,6 @@
-// The linker, from top to bottom. Two parallel phases work on one thing at a time (a program, a partition), each
-// task in an LLVMContext of its own; the serial phase between them sees summaries and no code. Bitcode goes
-// from one to the other, so the result does not depend on which thread did what.
+// The linker, from top to bottom. Two parallel phases work on one thing at a time (a program, a partition),
+// each task in an LLVMContext of its own; the serial phase between them sees summaries and no code. Bitcode
+// goes from one to the other, so the result does not depend on which thread did what.
 #include "lto/link.h"
 
 #include "lto/codegen.h"
@@ -53,7 +53,8 @@ struct Unit {
 };
 
 class Link {
-  template <class F> auto timed(std::string name, F f) {
+  template <class F>
+  auto timed(std::string name, F f) {
     auto start = std::chrono::steady_clock::now();
     auto r = f();
     std::chrono::duration<double> d = std::chrono::steady_clock::now() - start;
@@ -63,7 +64,8 @@ class Link {
 
   /// Runs `f(i)` for every i on all threads, costly ones first, so that none is left over at the end; all
   /// errors, in order.
-  template <class F> Error parallel(std::string phase, std::span<const uint64_t> costs, F f) {
+  template <class F>
+  Error parallel(std::string phase, std::span<const uint64_t> costs, F f) {
     return timed(phase, [&] {
       const size_t n = costs.size();
       std::vector<size_t> order(n);
@@ -73,14 +75,17 @@ class Link {
       std::atomic<size_t> next{0}, done{0};
       const auto caller = std::this_thread::get_id();
       arena_.execute([&] {
-        tbb::parallel_for(0, arena_.max_concurrency(), [&](int) {
-          for (size_t k; (k = next++) < n;) {
-            errors[order[k]].emplace(f(order[k]));
-            size_t d = ++done;
-            if (options_.progress && std::this_thread::get_id() == caller)
-              options_.progress(phase, d, n);
-          }
-        }, tbb::simple_partitioner());
+        tbb::parallel_for(
+            0, arena_.max_concurrency(),
+            [&](int) {
+              for (size_t k; (k = next++) < n;) {
+                errors[order[k]].emplace(f(order[k]));
+                size_t d = ++done;
+                if (options_.progress && std::this_thread::get_id() == caller)
+                  options_.progress(phase, d, n);
+              }
+            },
+            tbb::simple_partitioner());
       });
       std::vector<Error> all;
       for (auto &e : errors)
@@ -91,7 +96,8 @@ class Link {
 
 public:
   Link(const Pipeline &pipeline, const LinkOptions &options)
-      : pipeline_(pipeline), options_(options), arena_(options.threads ? int(options.threads) : tbb::task_arena::automatic) {}
+      : pipeline_(pipeline), options_(options),
+        arena_(options.threads ? int(options.threads) : tbb::task_arena::automatic) {}
 
   Expected<CallGraph> analyse() {
     if (Error e = check_options())
@@ -250,7 +256,8 @@ private:
     std::vector<std::vector<char>> bitcode;
     for (Unit &u : units_)
       bitcode.push_back(std::move(u.bitcode));
-    FuseInput input{pipeline_, result_.graph, plan, layout_, bitcode, std::vector<bool>(pipeline_.programs.size())};
+    FuseInput input{pipeline_, result_.graph, plan,
+                    layout_,   bitcode,       std::vector<bool>(pipeline_.programs.size())};
     for (const PlannedSite &site : plan.sites)
       for (const PlannedEdge &a : site.alternatives)
         if (a.treatment == Treatment::direct)
@@ -323,7 +330,8 @@ private:
           helpers.insert(std::string(find_helper(h)->name));
       if (planned.entry && planned.role == PlannedProgram::function)
         info.entries.push_back({p.name, entry_symbol(p), p.type});
-      ImageProgram described{p.name, program_digest(pipeline_, id), "", p.object, uint32_t(p.insns.size()), p.lines};
+      ImageProgram described{p.name,   program_digest(pipeline_, id), "",
+                             p.object, uint32_t(p.insns.size()),      p.lines};
       if (plan.mode == PlanOptions::chain)
         described.symbol = program_symbol(p);
       else if (planned.needs_chain_copy)
@@ -342,10 +350,10 @@ private:
     }
     for (const PlannedSite &site : plan.sites)
       for (const PlannedEdge &a : site.alternatives)
-        info.edges.push_back({pipeline_[site.from].name, a.edge.to ? pipeline_[*a.edge.to].name : "",
-                              pipeline_[a.edge.map].name, std::string(name_of(a.edge.kind)),
-                              std::string(name_of(a.treatment)),
-                              result_.graph.summaries[index(site.from)].sites[site.site].insn, int64_t(a.edge.slot)});
+        info.edges.push_back(
+            {pipeline_[site.from].name, a.edge.to ? pipeline_[*a.edge.to].name : "",
+             pipeline_[a.edge.map].name, std::string(name_of(a.edge.kind)), std::string(name_of(a.treatment)),
+             result_.graph.summaries[index(site.from)].sites[site.site].insn, int64_t(a.edge.slot)});
     info.helpers.assign(helpers.begin(), helpers.end());
     return info;
   }

@@ -18,11 +18,11 @@ struct LinkOptions {
   PlanOptions plan;
   std::vector<ProgArrayPolicy> policies; ///< by MapId; missing ones are guarded
   std::vector<bool> scratch;             ///< by MapId: TranslateOptions::scratch
-  std::string cpu = "native";  ///< "native", or an LLVM CPU name: a portable image
-  unsigned threads = 0;        ///< 0: as many as the machine has; never changes the output
-  bool debug_info = true;      ///< line = instruction, scope = program, inlined-at = edge
-  std::string save_temps;      ///< folder for the IR of each stage; empty: none
-  std::vector<std::string> disabled; ///< optimisations left out, by name
+  std::string cpu = "native";            ///< "native", or an LLVM CPU name: a portable image
+  unsigned threads = 0;                  ///< 0: as many as the machine has; never changes the output
+  bool debug_info = true;                ///< line = instruction, scope = program, inlined-at = edge
+  std::string save_temps;                ///< folder for the IR of each stage; empty: none
+  std::vector<std::string> disabled;     ///< optimisations left out, by name
   /// Called on the calling thread as work proceeds: phase, done, total.
   std::function<void(std::string_view phase, size_t done, size_t total)> progress;
 };
@@ -36,7 +36,7 @@ struct LinkStats {
   std::vector<PhaseTime> phases;
   uint64_t bytecode_insns = 0, ir_insns = 0, code_bytes = 0;
   uint32_t partitions = 0;
-  uint32_t max_stack_bytes = 0; ///< worst chain of machine frames from an entry
+  uint32_t max_stack_bytes = 0;   ///< worst chain of machine frames from an entry
   std::vector<std::string> notes; ///< what the ladder by size did, what was dropped
 };
 

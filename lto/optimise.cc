@@ -26,11 +26,11 @@ namespace ujit {
 
 using namespace llvm;
 
-/// IR instructions of one function beyond which passes that query aliases and memory states are left out: they stop
-/// being linear in practice.
+/// IR instructions of one function beyond which passes that query aliases and memory states are left out:
+/// they stop being linear in practice.
 constexpr size_t full_limit = 60'000;
-/// Global value numbering and dead store elimination are a third of the passes' time; on large functions, early CSE over
-/// memory SSA had already forwarded what they would have.
+/// Global value numbering and dead store elimination are a third of the passes' time; on large functions,
+/// early CSE over memory SSA had already forwarded what they would have.
 constexpr size_t forward_limit = 4'000;
 
 Effort effort_for(const Function &f) {
@@ -46,15 +46,16 @@ void initialise_llvm() {
     InitializeNativeTargetAsmPrinter();
     InitializeNativeTargetAsmParser();
     InitializeNativeTargetDisassembler();
-    // Constant hoisting cost time and gave nothing; branch optimisations would join what was split for its length.
+    // Constant hoisting cost time and gave nothing; branch optimisations would join what was split for its
+    // length.
     const char *args[] = {"ujit-lto", "-disable-constant-hoisting", "-disable-cgp-branch-opts"};
     cl::ParseCommandLineOptions(int(std::size(args)), args, "", &nulls());
   });
 }
 
 Expected<TargetCpu> resolve_cpu(const std::string &cpu) {
-  static constexpr StringRef allowed[] = {"64bit", "cx8",  "cx16", "cmov",  "movbe", "popcnt", "lzcnt",
-                                          "bmi",   "bmi2", "adx",  "sahf",  "fxsr"};
+  static constexpr StringRef allowed[] = {"64bit", "cx8", "cx16", "cmov", "movbe", "popcnt",
+                                          "lzcnt", "bmi", "bmi2", "adx",  "sahf",  "fxsr"};
   TargetCpu result;
   std::string features;
   auto add = [&](const Twine &f) { result.features += ((result.features.empty() ? "" : ",") + f).str(); };
@@ -85,19 +86,25 @@ Expected<std::unique_ptr<TargetMachine>> make_target_machine(const std::string &
     return internal_error("no code generator for " + triple + ": " + why).error();
   std::unique_ptr<MCSubtargetInfo> known(target->createMCSubtargetInfo(triple, "", ""));
   if (!known->isCPUStringValid(resolved->name))
-    return input_error("unknown CPU '" + cpu + "'").with_hint("use native, or a name such as x86-64-v3").error();
+    return input_error("unknown CPU '" + cpu + "'")
+        .with_hint("use native, or a name such as x86-64-v3")
+        .error();
   TargetOptions options;
   options.EmitStackSizeSection = true;
   options.UniqueSectionNames = false;
   CodeGenOptLevel level = effort == Effort::minimal ? CodeGenOptLevel::None : CodeGenOptLevel::Default;
-  return std::unique_ptr<TargetMachine>(target->createTargetMachine(triple, resolved->name, resolved->features, options,
-                                                                    Reloc::PIC_, CodeModel::Small, level));
+  return std::unique_ptr<TargetMachine>(target->createTargetMachine(
+      triple, resolved->name, resolved->features, options, Reloc::PIC_, CodeModel::Small, level));
 }
 
 namespace {
 
-SimplifyCFGOptions cfg_options() { return SimplifyCFGOptions().convertSwitchRangeToICmp(true).hoistCommonInsts(true); }
-InstCombineOptions combine_options() { return InstCombineOptions().setMaxIterations(1).setVerifyFixpoint(false); }
+SimplifyCFGOptions cfg_options() {
+  return SimplifyCFGOptions().convertSwitchRangeToICmp(true).hoistCommonInsts(true);
+}
+InstCombineOptions combine_options() {
+  return InstCombineOptions().setMaxIterations(1).setVerifyFixpoint(false);
+}
 
 FunctionPassManager simplify_passes(Effort effort) {
   FunctionPassManager fpm;

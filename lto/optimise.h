@@ -19,7 +19,8 @@ Effort effort_for(const llvm::Function &function);
 void initialise_llvm();
 
 /// A target machine for the calling thread. `cpu`: "native" or an LLVM name. Errors: unknown CPU.
-llvm::Expected<std::unique_ptr<llvm::TargetMachine>> make_target_machine(const std::string &cpu, Effort effort);
+llvm::Expected<std::unique_ptr<llvm::TargetMachine>> make_target_machine(const std::string &cpu,
+                                                                         Effort effort);
 
 /// "native" resolved to the name and the allowed features of this machine, as LLVM spells them: integer
 /// extensions only, never vector or floating-point registers.

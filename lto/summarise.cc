@@ -36,7 +36,9 @@ std::vector<CallInst *> tail_calls(Function &f) {
   return calls;
 }
 
-uint32_t site_slot(const CallInst *call) { return uint32_t(cast<ConstantInt>(call->getArgOperand(3))->getZExtValue()); }
+uint32_t site_slot(const CallInst *call) {
+  return uint32_t(cast<ConstantInt>(call->getArgOperand(3))->getZExtValue());
+}
 
 /// N of "@<prefix>N".
 std::optional<uint32_t> symbol_number(const Value *v, StringRef prefix) {
@@ -88,7 +90,8 @@ public:
   }
 
 private:
-  /// Pairs maps and indices that LLVM merged: phi with phi of the same block, select with select of the same condition.
+  /// Pairs maps and indices that LLVM merged: phi with phi of the same block, select with select of the same
+  /// condition.
   void expand(Value *map, Value *index, unsigned depth, std::vector<TailCallSite::Target> &out) {
     if (auto n = symbol_number(map, "ujit.map.")) {
       out.push_back({MapId(*n), value(index, 0)});
@@ -210,8 +213,8 @@ private:
       base = f_.getParent()->getOrInsertGlobal(name, Type::getInt8Ty(f_.getContext()));
     }
     auto *gep = GetElementPtrInst::Create(Type::getInt8Ty(f_.getContext()), base,
-                                          {ConstantInt::get(Type::getInt64Ty(f_.getContext()), slot.offset)}, "",
-                                          f_.getEntryBlock().getFirstNonPHIOrDbgOrAlloca());
+                                          {ConstantInt::get(Type::getInt64Ty(f_.getContext()), slot.offset)},
+                                          "", f_.getEntryBlock().getFirstNonPHIOrDbgOrAlloca());
     made_.push_back(gep);
     return gep;
   }
@@ -276,8 +279,8 @@ void collect_index_slots(const Summary &summary, std::vector<StateSlot> &slots) 
         slots.push_back(t.index.slot);
 }
 
-void summarise_state(const Pipeline &pipeline, Module &module, TargetMachine &tm, std::span<const StateSlot> slots,
-                     Summary &summary) {
+void summarise_state(const Pipeline &pipeline, Module &module, TargetMachine &tm,
+                     std::span<const StateSlot> slots, Summary &summary) {
   Analyses analyses(tm);
   for (Function &f : module) {
     if (f.isDeclaration())

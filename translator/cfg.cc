@@ -21,34 +21,46 @@ RegisterUse register_use(const Insn &insn, const InsnRow &row, unsigned args) {
   const uint16_t first_args = uint16_t(((1u << args) - 1) << 1);
   constexpr uint16_t caller_saved = 0x3f;
   switch (row.op) {
-  case Op::mov: case Op::movsx:
-    return {src, dst};
-  case Op::load: case Op::load_sx: case Op::load_acquire:
-    return {bit(insn.src), dst};
-  case Op::store: case Op::store_release:
-    return {uint16_t(dst | src), 0};
-  case Op::atomic_cmpxchg:
-    return {uint16_t(dst | bit(insn.src) | bit(0)), bit(0)};
-  case Op::atomic_add: case Op::atomic_or: case Op::atomic_and: case Op::atomic_xor: case Op::atomic_xchg:
-    return {uint16_t(dst | bit(insn.src)), row.fetch ? bit(insn.src) : uint16_t(0)};
-  case Op::ld_abs:
-    return {bit(6), caller_saved};
-  case Op::ld_ind:
-    return {uint16_t(bit(6) | bit(insn.src)), caller_saved};
-  case Op::ld_imm64: case Op::ld_map: case Op::ld_map_value: case Op::ld_btf_id: case Op::ld_func:
-  case Op::ld_map_idx: case Op::ld_map_idx_value:
-    return {0, dst};
-  case Op::ja: case Op::may_goto:
-    return {0, 0};
-  case Op::jeq: case Op::jne: case Op::jgt: case Op::jge: case Op::jlt: case Op::jle: case Op::jsgt:
-  case Op::jsge: case Op::jslt: case Op::jsle: case Op::jset:
-    return {uint16_t(dst | src), 0};
-  case Op::call_helper: case Op::call_local: case Op::call_kfunc:
-    return {first_args, caller_saved};
-  case Op::callx:
-    return {uint16_t(first_args | dst), caller_saved};
-  case Op::exit:
-    return {bit(0), 0};
+  case Op::mov:
+  case Op::movsx: return {src, dst};
+  case Op::load:
+  case Op::load_sx:
+  case Op::load_acquire: return {bit(insn.src), dst};
+  case Op::store:
+  case Op::store_release: return {uint16_t(dst | src), 0};
+  case Op::atomic_cmpxchg: return {uint16_t(dst | bit(insn.src) | bit(0)), bit(0)};
+  case Op::atomic_add:
+  case Op::atomic_or:
+  case Op::atomic_and:
+  case Op::atomic_xor:
+  case Op::atomic_xchg: return {uint16_t(dst | bit(insn.src)), row.fetch ? bit(insn.src) : uint16_t(0)};
+  case Op::ld_abs: return {bit(6), caller_saved};
+  case Op::ld_ind: return {uint16_t(bit(6) | bit(insn.src)), caller_saved};
+  case Op::ld_imm64:
+  case Op::ld_map:
+  case Op::ld_map_value:
+  case Op::ld_btf_id:
+  case Op::ld_func:
+  case Op::ld_map_idx:
+  case Op::ld_map_idx_value: return {0, dst};
+  case Op::ja:
+  case Op::may_goto: return {0, 0};
+  case Op::jeq:
+  case Op::jne:
+  case Op::jgt:
+  case Op::jge:
+  case Op::jlt:
+  case Op::jle:
+  case Op::jsgt:
+  case Op::jsge:
+  case Op::jslt:
+  case Op::jsle:
+  case Op::jset: return {uint16_t(dst | src), 0};
+  case Op::call_helper:
+  case Op::call_local:
+  case Op::call_kfunc: return {first_args, caller_saved};
+  case Op::callx: return {uint16_t(first_args | dst), caller_saved};
+  case Op::exit: return {bit(0), 0};
   default: // two-operand arithmetic, neg, byte order
     return {uint16_t(dst | src), dst};
   }
@@ -60,7 +72,8 @@ uint32_t Cfg::block_at(uint32_t slot) const {
   return uint32_t(it - blocks.begin());
 }
 
-BlockQueue::BlockQueue(const Cfg &cfg, bool full) : cfg_(cfg), rank_(cfg.blocks.size()), queued_(cfg.blocks.size()) {
+BlockQueue::BlockQueue(const Cfg &cfg, bool full)
+    : cfg_(cfg), rank_(cfg.blocks.size()), queued_(cfg.blocks.size()) {
   for (uint32_t i = 0; i < cfg.order.size(); ++i)
     rank_[cfg.order[i]] = i;
   for (uint32_t i = 0; full && i < cfg.order.size(); ++i)

@@ -43,11 +43,26 @@ public:
   void log(llvm::raw_ostream &os) const override;
   std::error_code convertToErrorCode() const override;
 
-  LinkError &in_file(std::string f) { file = std::move(f); return *this; }
-  LinkError &in_program(std::string p) { program = std::move(p); return *this; }
-  LinkError &at(uint32_t i) { insn = i; return *this; }
-  LinkError &note(std::string n) { notes.push_back(std::move(n)); return *this; }
-  LinkError &with_hint(std::string h) { hint = std::move(h); return *this; }
+  LinkError &in_file(std::string f) {
+    file = std::move(f);
+    return *this;
+  }
+  LinkError &in_program(std::string p) {
+    program = std::move(p);
+    return *this;
+  }
+  LinkError &at(uint32_t i) {
+    insn = i;
+    return *this;
+  }
+  LinkError &note(std::string n) {
+    notes.push_back(std::move(n));
+    return *this;
+  }
+  LinkError &with_hint(std::string h) {
+    hint = std::move(h);
+    return *this;
+  }
 
   /// Consumes the builder: `return LinkError(ErrorKind::input, "...").at(7).error();`
   Error error() const;

@@ -70,7 +70,8 @@ private:
   void value_use(const Provenance &p) {
     if (p.kind != Kind::stack)
       return;
-    if (!p.exact || program_.type == ProgType::unspec) // there it may be computed with and come back as an address
+    if (!p.exact ||
+        program_.type == ProgType::unspec) // there it may be computed with and come back as an address
       whole_ = true;
     else
       values_.push_back(p.offset);
@@ -90,12 +91,20 @@ private:
     const InsnRow &row = *find_row(insn);
     const Provenance &dst = state.regs[insn.dst], &src = state.regs[insn.src];
     switch (row.op) {
-    case Op::mov: case Op::ld_imm64: case Op::ld_map: case Op::ld_map_value: case Op::ld_func: case Op::ja:
-    case Op::may_goto: case Op::ld_abs: case Op::ld_ind:
+    case Op::mov:
+    case Op::ld_imm64:
+    case Op::ld_map:
+    case Op::ld_map_value:
+    case Op::ld_func:
+    case Op::ja:
+    case Op::may_goto:
+    case Op::ld_abs:
+    case Op::ld_ind:
       if (row.op == Op::mov && row.width == 32 && row.source == Operand::reg)
         value_use(src);
       break;
-    case Op::add: case Op::sub:
+    case Op::add:
+    case Op::sub:
       if (dst.kind == Kind::stack && dst.exact && !(row.source == Operand::imm || src.is_constant()))
         whole_ = true;
       if (row.source == Operand::reg)
@@ -103,11 +112,17 @@ private:
       if (row.width == 32 || (row.op == Op::sub && row.source == Operand::reg))
         value_use(dst), value_use(row.source == Operand::reg ? src : Provenance{});
       break;
-    case Op::load: case Op::load_sx: case Op::load_acquire:
-      memory_access(i, src, insn.offset, row.bits / 8);
-      break;
-    case Op::store: case Op::store_release: case Op::atomic_add: case Op::atomic_or: case Op::atomic_and:
-    case Op::atomic_xor: case Op::atomic_xchg: case Op::atomic_cmpxchg:
+    case Op::load:
+    case Op::load_sx:
+    case Op::load_acquire: memory_access(i, src, insn.offset, row.bits / 8); break;
+    case Op::store:
+    case Op::store_release:
+    case Op::atomic_add:
+    case Op::atomic_or:
+    case Op::atomic_and:
+    case Op::atomic_xor:
+    case Op::atomic_xchg:
+    case Op::atomic_cmpxchg:
       memory_access(i, dst, insn.offset, row.bits / 8);
       if (row.source == Operand::reg)
         value_use(src);
@@ -131,14 +146,15 @@ private:
       }
       break;
     }
-    case Op::call_local: case Op::call_kfunc: case Op::callx:
+    case Op::call_local:
+    case Op::call_kfunc:
+    case Op::callx:
       for (unsigned r = 1; r <= 5; ++r)
         whole_ |= state.regs[r].kind == Kind::stack;
       break;
-    case Op::exit:
-      value_use(state.regs[0]);
-      break;
-    default: // comparisons and other arithmetic take the address as a number; two of them must lie as they do in the frame
+    case Op::exit: value_use(state.regs[0]); break;
+    default: // comparisons and other arithmetic take the address as a number; two of them must lie as they do
+             // in the frame
       whole_ |= row.source == Operand::reg && dst.kind == Kind::stack && src.kind == Kind::stack;
       value_use(dst);
       if (row.source == Operand::reg)
@@ -147,7 +163,8 @@ private:
     }
   }
 
-  template <class F> void for_each_insn(uint32_t block, F f) {
+  template <class F>
+  void for_each_insn(uint32_t block, F f) {
     State state = sub_.entry[block];
     const Block &b = sub_.cfg.blocks[block];
     for (uint32_t i = b.first; i < b.end; i += is_wide(program_.insns[i]) ? 2 : 1) {
@@ -191,9 +208,8 @@ private:
         layout.objects.push_back({start, end - start});
       }
       for (int64_t v : values_)
-        whole_ |= std::none_of(layout.objects.begin(), layout.objects.end(), [&](const StackObject &o) {
-          return v >= o.start && v <= o.start + o.size;
-        });
+        whole_ |= std::none_of(layout.objects.begin(), layout.objects.end(),
+                               [&](const StackObject &o) { return v >= o.start && v <= o.start + o.size; });
     }
     if (whole_) {
       layout.whole = true;
@@ -222,16 +238,23 @@ private:
     const InsnRow &row = *find_row(insn);
     const Provenance &dst = state.regs[insn.dst], &src = state.regs[insn.src];
     switch (row.op) {
-    case Op::load: case Op::load_sx: case Op::load_acquire:
+    case Op::load:
+    case Op::load_sx:
+    case Op::load_acquire:
       if (layout && src.kind == Kind::stack)
         src.exact ? note_read(*layout, set, src.offset + insn.offset, row.bits / 8)
                   : note_read(*layout, Bytes(), -frame_bytes, frame_bytes);
       break;
-    case Op::store: case Op::store_release:
+    case Op::store:
+    case Op::store_release:
       if (dst.kind == Kind::stack && dst.exact)
         set |= mask(dst.offset + insn.offset, row.bits / 8);
       break;
-    case Op::atomic_add: case Op::atomic_or: case Op::atomic_and: case Op::atomic_xor: case Op::atomic_xchg:
+    case Op::atomic_add:
+    case Op::atomic_or:
+    case Op::atomic_and:
+    case Op::atomic_xor:
+    case Op::atomic_xchg:
     case Op::atomic_cmpxchg:
       if (layout && dst.kind == Kind::stack)
         note_read(*layout, set, dst.exact ? dst.offset + insn.offset : -frame_bytes,

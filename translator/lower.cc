@@ -89,8 +89,8 @@ void Lowering::enter_function() {
   if (p_.debug) {
     DISubroutineType *type = p_.debug->createSubroutineType(p_.debug->getOrCreateTypeArray({}));
     std::string name = sub_ == 0 ? program_.name : program_.name + "." + sub.name;
-    scope_ = p_.debug->createFunction(p_.debug_file, name, function_->getName(), p_.debug_file, sub.start + 1, type,
-                                      sub.start + 1, DINode::FlagZero, DISubprogram::SPFlagDefinition);
+    scope_ = p_.debug->createFunction(p_.debug_file, name, function_->getName(), p_.debug_file, sub.start + 1,
+                                      type, sub.start + 1, DINode::FlagZero, DISubprogram::SPFlagDefinition);
     function_->setSubprogram(scope_);
   }
   BasicBlock *entry = BasicBlock::Create(p_.context(), "entry", function_);
@@ -107,7 +107,8 @@ void Lowering::enter_function() {
   for (size_t i = 0; i < objects_.size(); ++i)
     for (int32_t b = 0; frame_.objects[i].zeroed && b < frame_.objects[i].size; b += 8)
       builder_.CreateAlignedStore(builder_.getInt64(0),
-                                  builder_.CreateConstGEP1_64(builder_.getInt8Ty(), objects_[i], uint64_t(b)), Align(8));
+                                  builder_.CreateConstGEP1_64(builder_.getInt8Ty(), objects_[i], uint64_t(b)),
+                                  Align(8));
 
   if (registers_in_memory_)
     for (unsigned r = 0; r < 10; ++r)
@@ -275,7 +276,8 @@ Error Lowering::lower_branch(uint32_t b, const Insn &insn, const InsnRow &row) {
   if (row.op == Op::exit) {
     builder_.CreateRet(as_int(0));
   } else if (row.op == Op::may_goto) {
-    return fail(unsupported("may_goto needs the verifier's rewriting and is not supported in object form").at(block.last));
+    return fail(unsupported("may_goto needs the verifier's rewriting and is not supported in object form")
+                    .at(block.last));
   } else if (block.successors.size() == 1) {
     builder_.CreateBr(first_[block.successors[0]]);
   } else {
@@ -287,40 +289,66 @@ Error Lowering::lower_branch(uint32_t b, const Insn &insn, const InsnRow &row) {
 // The instructions, one line each; what the names mean is in lower_alu.cc, lower_memory.cc and lower_call.cc.
 Error Lowering::lower_insn(uint32_t slot, const Insn &insn, const InsnRow &row) {
   switch (row.op) {
-  case Op::add: case Op::sub:
-    return lower_add_sub(insn, row), Error::success();
-  case Op::mul: case Op::div: case Op::sdiv: case Op::mod: case Op::smod: case Op::or_: case Op::and_:
-  case Op::xor_: case Op::lsh: case Op::rsh: case Op::arsh: case Op::neg:
-    return lower_alu(insn, row), Error::success();
-  case Op::mov: case Op::movsx:
-    return lower_mov(insn, row), Error::success();
-  case Op::to_le: case Op::to_be: case Op::bswap:
-    return lower_byte_order(insn, row), Error::success();
-  case Op::load: case Op::load_sx: case Op::load_acquire:
-    return lower_load(slot, insn, row);
-  case Op::store: case Op::store_release:
-    return lower_store(slot, insn, row);
-  case Op::atomic_add: case Op::atomic_or: case Op::atomic_and: case Op::atomic_xor: case Op::atomic_xchg:
-  case Op::atomic_cmpxchg:
-    return lower_atomic(slot, insn, row);
-  case Op::ld_abs: case Op::ld_ind:
-    return lower_load_packet(slot, insn, row);
-  case Op::ld_imm64: case Op::ld_map: case Op::ld_map_value: case Op::ld_btf_id: case Op::ld_func:
-  case Op::ld_map_idx: case Op::ld_map_idx_value:
-    return lower_ld_imm64(slot, insn, row);
-  case Op::call_helper:
-    return lower_helper(slot, insn);
-  case Op::call_local:
-    return lower_local_call(slot, insn);
-  case Op::callx:
-    return lower_callx(slot, insn);
+  case Op::add:
+  case Op::sub: return lower_add_sub(insn, row), Error::success();
+  case Op::mul:
+  case Op::div:
+  case Op::sdiv:
+  case Op::mod:
+  case Op::smod:
+  case Op::or_:
+  case Op::and_:
+  case Op::xor_:
+  case Op::lsh:
+  case Op::rsh:
+  case Op::arsh:
+  case Op::neg: return lower_alu(insn, row), Error::success();
+  case Op::mov:
+  case Op::movsx: return lower_mov(insn, row), Error::success();
+  case Op::to_le:
+  case Op::to_be:
+  case Op::bswap: return lower_byte_order(insn, row), Error::success();
+  case Op::load:
+  case Op::load_sx:
+  case Op::load_acquire: return lower_load(slot, insn, row);
+  case Op::store:
+  case Op::store_release: return lower_store(slot, insn, row);
+  case Op::atomic_add:
+  case Op::atomic_or:
+  case Op::atomic_and:
+  case Op::atomic_xor:
+  case Op::atomic_xchg:
+  case Op::atomic_cmpxchg: return lower_atomic(slot, insn, row);
+  case Op::ld_abs:
+  case Op::ld_ind: return lower_load_packet(slot, insn, row);
+  case Op::ld_imm64:
+  case Op::ld_map:
+  case Op::ld_map_value:
+  case Op::ld_btf_id:
+  case Op::ld_func:
+  case Op::ld_map_idx:
+  case Op::ld_map_idx_value: return lower_ld_imm64(slot, insn, row);
+  case Op::call_helper: return lower_helper(slot, insn);
+  case Op::call_local: return lower_local_call(slot, insn);
+  case Op::callx: return lower_callx(slot, insn);
   case Op::call_kfunc:
     return fail(unsupported(formatv("kernel function #{0} cannot be called in object form", insn.imm))
                     .at(slot)
                     .with_hint("kernel functions are known only once a kernel has loaded the program"));
-  case Op::ja: case Op::jeq: case Op::jne: case Op::jgt: case Op::jge: case Op::jlt: case Op::jle:
-  case Op::jsgt: case Op::jsge: case Op::jslt: case Op::jsle: case Op::jset: case Op::may_goto: case Op::exit:
-    break;
+  case Op::ja:
+  case Op::jeq:
+  case Op::jne:
+  case Op::jgt:
+  case Op::jge:
+  case Op::jlt:
+  case Op::jle:
+  case Op::jsgt:
+  case Op::jsge:
+  case Op::jslt:
+  case Op::jsle:
+  case Op::jset:
+  case Op::may_goto:
+  case Op::exit: break;
   }
   llvm_unreachable("branches are lowered with their block");
 }
@@ -365,9 +393,10 @@ static Function *declare_program(ProgramLowering &p, uint32_t s) {
       if (entry.regs[r].kind != Kind::unset)
         params.push_back(entry.regs[r].is_pointer() ? ptr : i64);
   }
-  Function *f = Function::Create(FunctionType::get(i64, params, false),
-                                 s == 0 ? GlobalValue::ExternalLinkage : GlobalValue::InternalLinkage,
-                                 s == 0 ? program_symbol(p.program) : subprogram_symbol(p.program, sub), p.module);
+  Function *f =
+      Function::Create(FunctionType::get(i64, params, false),
+                       s == 0 ? GlobalValue::ExternalLinkage : GlobalValue::InternalLinkage,
+                       s == 0 ? program_symbol(p.program) : subprogram_symbol(p.program, sub), p.module);
   if (s == 0) {
     f->setVisibility(GlobalValue::HiddenVisibility);
     f->setCallingConv(CallingConv::PreserveNone);
@@ -391,7 +420,9 @@ static Error check(const Program &program) {
     const Subprogram &sub = program.subprograms[s];
     const uint32_t begin = s ? program.subprograms[s - 1].end : 0;
     if (sub.start != begin || sub.end <= sub.start || sub.end > program.insns.size())
-      return input_error("subprogram " + sub.name + " is empty or does not follow the one before").at(sub.start).error();
+      return input_error("subprogram " + sub.name + " is empty or does not follow the one before")
+          .at(sub.start)
+          .error();
     starts.push_back(sub.start);
   }
   if (starts.empty() || program.subprograms.back().end != program.insns.size())
@@ -439,7 +470,10 @@ Expected<std::unique_ptr<Module>> translate(const Pipeline &pipeline, ProgId id,
   std::string broken;
   raw_string_ostream os(broken);
   if (verifyModule(*module, &os))
-    return internal_error("translation made invalid IR: " + broken).in_file(program.object).in_program(program.name).error();
+    return internal_error("translation made invalid IR: " + broken)
+        .in_file(program.object)
+        .in_program(program.name)
+        .error();
 #endif
   return module;
 }

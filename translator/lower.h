@@ -10,7 +10,8 @@
 //   @ujit.bound.N.K           an i64 in the instance: bound constant K of map N
 //   @ujit.cpu                 an i64 in the instance: number of this CPU
 //   @ujit.const.N             the contents of a frozen map, as a constant
-//   @ujit.tail_call           void (ptr context, ptr map, i32 index, i32 slot): a tail call; comes back if it fails
+//   @ujit.tail_call           void (ptr context, ptr map, i32 index, i32 slot): a tail call; comes back if it
+//   fails
 //   @bpf_...                  helpers
 #pragma once
 
@@ -22,8 +23,8 @@ namespace ujit {
 
 struct TranslateOptions {
   bool debug_info = true;
-  /// Maps whose values only this pipeline's programs touch, one CPU at a time and within one run, by the manifest's word:
-  /// plain loads and stores, in a domain of their own.
+  /// Maps whose values only this pipeline's programs touch, one CPU at a time and within one run, by the
+  /// manifest's word: plain loads and stores, in a domain of their own.
   std::vector<bool> scratch;
   /// Facts for the optimiser, each of which can be left out to see what it gives.
   bool alias_domains = true;
@@ -34,11 +35,12 @@ struct TranslateOptions {
 
 /// Errors: what check_program() and the provenance analysis refuse; anything that is not supported, by name.
 Expected<std::unique_ptr<llvm::Module>> translate(const Pipeline &pipeline, ProgId program,
-                                                  llvm::LLVMContext &context, const TranslateOptions &options);
+                                                  llvm::LLVMContext &context,
+                                                  const TranslateOptions &options);
 
-/// Programs of more instructions than this get no phis: their registers live in memory between blocks, which is what fast
-/// instruction selection and a register allocator that sees one block at a time are made for. Their functions carry the
-/// attribute `huge_attribute`.
+/// Programs of more instructions than this get no phis: their registers live in memory between blocks, which
+/// is what fast instruction selection and a register allocator that sees one block at a time are made for.
+/// Their functions carry the attribute `huge_attribute`.
 constexpr size_t register_memory_limit = 120'000;
 constexpr const char huge_attribute[] = "ujit-huge";
 

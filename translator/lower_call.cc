@@ -13,12 +13,8 @@ using Kind = Provenance::Kind;
 
 Error Lowering::lower_ld_imm64(uint32_t slot, const Insn &insn, const InsnRow &row) {
   switch (row.op) {
-  case Op::ld_imm64:
-    write(insn.dst, builder_.getInt64(imm64(program_.insns, slot)));
-    return Error::success();
-  case Op::ld_map:
-    write(insn.dst, p_.map_symbol(uint32_t(insn.imm)));
-    return Error::success();
+  case Op::ld_imm64: write(insn.dst, builder_.getInt64(imm64(program_.insns, slot))); return Error::success();
+  case Op::ld_map: write(insn.dst, p_.map_symbol(uint32_t(insn.imm))); return Error::success();
   case Op::ld_map_value:
     write(insn.dst, builder_.CreateConstGEP1_64(builder_.getInt8Ty(), p_.values_symbol(uint32_t(insn.imm)),
                                                 uint32_t(program_.insns[slot + 1].imm)));
@@ -37,7 +33,10 @@ Error Lowering::lower_ld_imm64(uint32_t slot, const Insn &insn, const InsnRow &r
 
 static bool is_pointer_arg(Arg a) {
   switch (a) {
-  case Arg::none: case Arg::scalar: case Arg::size: case Arg::any: return false;
+  case Arg::none:
+  case Arg::scalar:
+  case Arg::size:
+  case Arg::any: return false;
   default: return true;
   }
 }
@@ -77,8 +76,11 @@ void Lowering::describe_effects(CallInst *call, const Helper &helper, const Help
     if (!writes_through(kind))
       call->addParamAttr(a, Attribute::ReadOnly);
     switch (p_.domain_of(state_.regs[a + 1])) {
-    case Domain::context: case Domain::packet: case Domain::io: io = true; break;
-    case Domain::maps: case Domain::one_map: maps = true; break;
+    case Domain::context:
+    case Domain::packet:
+    case Domain::io: io = true; break;
+    case Domain::maps:
+    case Domain::one_map: maps = true; break;
     case Domain::scratch: other = true; break;
     case Domain::none:
       // Our own frame carries no domain: the call's domain says nothing about it.
@@ -95,8 +97,9 @@ void Lowering::describe_effects(CallInst *call, const Helper &helper, const Help
       memory |= MemoryEffects::argMemOnly(writes ? ModRefInfo::ModRef : ModRefInfo::Ref);
     call->setMemoryEffects(memory);
   } else if (!(effects->touches & (writes_packet | writes_ctx | writes_maps)) && !writes) {
-    call->setMemoryEffects(MemoryEffects::readOnly() |
-                           MemoryEffects::inaccessibleMemOnly(effects->pure ? ModRefInfo::Ref : ModRefInfo::ModRef));
+    call->setMemoryEffects(
+        MemoryEffects::readOnly() |
+        MemoryEffects::inaccessibleMemOnly(effects->pure ? ModRefInfo::Ref : ModRefInfo::ModRef));
   }
   if (!other && io != maps)
     call->setMetadata(LLVMContext::MD_tbaa, p_.domain_tag(io ? Domain::io : Domain::maps));
@@ -142,9 +145,10 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
   if (effects && effects->callback) {
     callback = inlined_callback(id);
     if (!callback)
-      return fail(unsupported(("helper " + helper->name + " with a callback is not supported in object form").str())
-                      .at(slot)
-                      .with_hint("callbacks of bpf_loop and bpf_for_each_map_elem are"));
+      return fail(
+          unsupported(("helper " + helper->name + " with a callback is not supported in object form").str())
+              .at(slot)
+              .with_hint("callbacks of bpf_loop and bpf_for_each_map_elem are"));
     if (id == helper_loop) {
       lower_loop(slot, *callback);
       return Error::success();
@@ -193,9 +197,10 @@ void Lowering::lower_array_lookup(uint32_t map) {
   LoadInst *l = builder_.CreateAlignedLoad(builder_.getInt32Ty(), as_ptr(2), Align(1));
   l->setMetadata(LLVMContext::MD_tbaa, p_.domain_tag(p_.domain_of(key), key.id));
   Value *index = key.kind == Kind::stack && !may_be_unset(key, 0) ? (Value *)l : builder_.CreateFreeze(l);
-  Value *offset = builder_.CreateMul(builder_.CreateZExt(index, i64()),
-                                     builder_.getInt64(array_stride(m.value_size)));
-  // In bounds wherever it is chosen, so never null: the program's own check of the result folds into the range check.
+  Value *offset =
+      builder_.CreateMul(builder_.CreateZExt(index, i64()), builder_.getInt64(array_stride(m.value_size)));
+  // In bounds wherever it is chosen, so never null: the program's own check of the result folds into the
+  // range check.
   Value *element = builder_.CreateInBoundsGEP(builder_.getInt8Ty(), p_.values_symbol(map), offset);
   Value *inside = builder_.CreateICmpULT(index, builder_.getInt32(m.max_entries));
   Value *result = builder_.CreateSelect(inside, element, ConstantPointerNull::get(builder_.getPtrTy()));
@@ -248,10 +253,12 @@ void Lowering::lower_loop(uint32_t slot, uint32_t callback) {
   Value *flags = as_int(4);
   BasicBlock *check = builder_.GetInsertBlock();
   auto block = [&](const char *name) { return BasicBlock::Create(p_.context(), name, function_); };
-  BasicBlock *head = block("loop.head"), *body = block("loop.body"), *next = block("loop.next"), *done = block("loop.done");
+  BasicBlock *head = block("loop.head"), *body = block("loop.body"), *next = block("loop.next"),
+             *done = block("loop.done");
   Value *bad_flags = builder_.CreateICmpNE(flags, builder_.getInt64(0));
   Value *bad_count = builder_.CreateICmpUGT(count, builder_.getInt32(max_loops));
-  Value *error = builder_.CreateSelect(bad_flags, builder_.getInt64(uint64_t(invalid)), builder_.getInt64(uint64_t(too_big)));
+  Value *error = builder_.CreateSelect(bad_flags, builder_.getInt64(uint64_t(invalid)),
+                                       builder_.getInt64(uint64_t(too_big)));
   builder_.CreateCondBr(builder_.CreateOr(bad_flags, bad_count), done, head);
 
   builder_.SetInsertPoint(head);
@@ -260,7 +267,8 @@ void Lowering::lower_loop(uint32_t slot, uint32_t callback) {
   builder_.CreateCondBr(builder_.CreateICmpULT(i, count), body, done);
 
   builder_.SetInsertPoint(body);
-  Value *stop = call_subprogram(callback, {{builder_.CreateZExt(i, i64()), Provenance::number()}, cb_context});
+  Value *stop =
+      call_subprogram(callback, {{builder_.CreateZExt(i, i64()), Provenance::number()}, cb_context});
   Value *after = builder_.CreateAdd(i, builder_.getInt32(1));
   builder_.CreateCondBr(builder_.CreateICmpNE(stop, builder_.getInt64(0)), done, next);
   builder_.SetInsertPoint(next);
@@ -294,8 +302,9 @@ Value *Lowering::callback_thunk(uint32_t subprogram) {
   f->setLinkage(GlobalValue::InternalLinkage);
   IRBuilder<> b(BasicBlock::Create(p_.context(), "entry", f));
   if (scope_) {
-    f->setSubprogram(p_.debug->createFunction(p_.debug_file, callee->getName(), name, p_.debug_file, 1, scope_->getType(), 1,
-                                              DINode::FlagZero, DISubprogram::SPFlagDefinition));
+    f->setSubprogram(p_.debug->createFunction(p_.debug_file, callee->getName(), name, p_.debug_file, 1,
+                                              scope_->getType(), 1, DINode::FlagZero,
+                                              DISubprogram::SPFlagDefinition));
     b.SetCurrentDebugLocation(
         DILocation::get(p_.context(), program_.subprograms[subprogram].start + 1, 0, f->getSubprogram()));
   }
@@ -322,12 +331,15 @@ Value *Lowering::callback_thunk(uint32_t subprogram) {
 /// Calls through a register exist for plain programs only, where the register holds a helper's number.
 Error Lowering::lower_callx(uint32_t slot, const Insn &insn) {
   if (program_.type != ProgType::unspec)
-    return fail(unsupported("call through a register").at(slot).with_hint("the kernel's verifier refuses it as well"));
+    return fail(unsupported("call through a register")
+                    .at(slot)
+                    .with_hint("the kernel's verifier refuses it as well"));
   std::vector<Type *> types(6, i64());
   std::vector<Value *> args{as_int(insn.dst)};
   for (unsigned r = 1; r <= 5; ++r)
     args.push_back(as_int(r));
-  FunctionCallee f = p_.module.getOrInsertFunction("ujit_call_helper", FunctionType::get(i64(), types, false));
+  FunctionCallee f =
+      p_.module.getOrInsertFunction("ujit_call_helper", FunctionType::get(i64(), types, false));
   write(0, builder_.CreateCall(f, args));
   for (unsigned r = 1; r <= 5; ++r)
     write(r, nullptr);
@@ -337,14 +349,19 @@ Error Lowering::lower_callx(uint32_t slot, const Insn &insn) {
 Error Lowering::lower_tail_call(uint32_t slot) {
   if (state_.regs[2].kind != Kind::map_object)
     return fail(input_error("the second argument of bpf_tail_call is not a map").at(slot));
-  if (uint32_t map = state_.regs[2].id; map != Provenance::any_map && p_.pipeline.maps[map].type != MapType::prog_array)
-    return fail(input_error("bpf_tail_call on map " + p_.pipeline.maps[map].name + ", which is not a prog array").at(slot));
+  if (uint32_t map = state_.regs[2].id;
+      map != Provenance::any_map && p_.pipeline.maps[map].type != MapType::prog_array)
+    return fail(
+        input_error("bpf_tail_call on map " + p_.pipeline.maps[map].name + ", which is not a prog array")
+            .at(slot));
   Type *ptr = builder_.getPtrTy();
   FunctionCallee f = p_.module.getOrInsertFunction("ujit.tail_call", builder_.getVoidTy(), ptr, ptr,
                                                    builder_.getInt32Ty(), builder_.getInt32Ty());
-  Value *context = program_.type == ProgType::unspec ? (sub_ == 0 ? function_->getArg(0) : as_ptr(1)) : as_ptr(1);
-  CallInst *call = builder_.CreateCall(
-      f, {context, as_ptr(2), builder_.CreateTrunc(as_int(3), builder_.getInt32Ty()), builder_.getInt32(slot)});
+  Value *context =
+      program_.type == ProgType::unspec ? (sub_ == 0 ? function_->getArg(0) : as_ptr(1)) : as_ptr(1);
+  CallInst *call =
+      builder_.CreateCall(f, {context, as_ptr(2), builder_.CreateTrunc(as_int(3), builder_.getInt32Ty()),
+                              builder_.getInt32(slot)});
   call->addFnAttr(Attribute::NoMerge);
   call->addFnAttr(Attribute::NoUnwind);
   for (unsigned r = 1; r <= 5; ++r)

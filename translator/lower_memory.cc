@@ -3,9 +3,9 @@
 //   stack        plain: nobody else sees it; `freeze` where bytes may never have been written
 //   context      plain: belongs to this run of the pipeline; pointer fields widen (context.h)
 //   packet       plain; one load instruction yields one value (`freeze`), as others may write the buffer
-//   map values   `unordered` where natural alignment is proven, so never torn; else loads as of packets, stores `volatile`
-//   scratch      plain, by the manifest's word; loads frozen, so that a wrong word never splits a value
-//   frozen data  constants
+//   map values   `unordered` where natural alignment is proven, so never torn; else loads as of packets,
+//   stores `volatile` scratch      plain, by the manifest's word; loads frozen, so that a wrong word never
+//   splits a value frozen data  constants
 #include "translator/lowering.h"
 
 #include "translator/context.h"
@@ -23,7 +23,8 @@ using Kind = Provenance::Kind;
 ProgramLowering::Domain ProgramLowering::domain_of(const Provenance &p) const {
   switch (p.kind) {
   case Kind::context: return Domain::context;
-  case Kind::packet: case Kind::packet_end: return Domain::packet;
+  case Kind::packet:
+  case Kind::packet_end: return Domain::packet;
   case Kind::map_value: {
     if (p.id == Provenance::any_map)
       return Domain::maps;
@@ -65,7 +66,8 @@ MDNode *ProgramLowering::domain_tag(Domain domain, uint32_t map) {
 
 // --- Accesses ----------------------------------------------------------------------------------------
 
-Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_t offset, unsigned bits, bool write) {
+Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_t offset, unsigned bits,
+                                            bool write) {
   const Provenance &p = state_.regs[base];
   const unsigned size = bits / 8;
   Access a;
@@ -103,9 +105,7 @@ Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_
     a.tag = p_.domain_tag(ProgramLowering::Domain::context);
     return a;
   }
-  case Kind::packet:
-    a.one_value = true;
-    break;
+  case Kind::packet: a.one_value = true; break;
   case Kind::map_value: {
     const Map *map = p.id == Provenance::any_map ? nullptr : &p_.pipeline.maps[p.id];
     if (write && map && map->frozen)
@@ -117,23 +117,27 @@ Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_
     a.aligned = map && map->type != MapType::lpm_trie && p.exact && (p.offset + offset) % int64_t(size) == 0;
     break;
   }
-  case Kind::outer_stack:
-    a.one_value = true;
-    break;
+  case Kind::outer_stack: a.one_value = true; break;
   case Kind::memory:
     a.one_value = true;
     a.shared = program_.type != ProgType::unspec; // there it is the caller's own memory
     break;
-  case Kind::scalar: case Kind::mixed:
+  case Kind::scalar:
+  case Kind::mixed:
     if (program_.type != ProgType::unspec)
-      return fail(unsupported(formatv("r{0} is dereferenced, but where it points to cannot be followed", base))
-                      .at(slot)
-                      .note(p.kind == Kind::mixed ? "it is a pointer of one kind on one path and something else on another"
-                                                  : "it was loaded from memory, or computed")
-                      .with_hint("pointers are followed through registers and 8-byte spills to the stack"));
+      return fail(
+          unsupported(formatv("r{0} is dereferenced, but where it points to cannot be followed", base))
+              .at(slot)
+              .note(p.kind == Kind::mixed
+                        ? "it is a pointer of one kind on one path and something else on another"
+                        : "it was loaded from memory, or computed")
+              .with_hint("pointers are followed through registers and 8-byte spills to the stack"));
     a.one_value = true;
     break;
-  case Kind::packet_end: case Kind::map_object: case Kind::function: case Kind::unset:
+  case Kind::packet_end:
+  case Kind::map_object:
+  case Kind::function:
+  case Kind::unset:
     return fail(input_error(formatv("r{0} does not point to memory that can be accessed", base)).at(slot));
   }
   a.address = at(offset);
@@ -169,12 +173,14 @@ void Lowering::store(const Access &a, Value *value) {
   if (a.shared && a.aligned)
     s->setAtomic(AtomicOrdering::Unordered);
   else if (a.shared)
-    s->setVolatile(true); // an unaligned atomic would become a call; this is not split, repeated or joined either
+    s->setVolatile(
+        true); // an unaligned atomic would become a call; this is not split, repeated or joined either
 }
 
 /// A load from read-only data at a known offset: a constant, or a bound constant of the instance.
 Value *Lowering::frozen_load(const Provenance &base, int64_t offset, unsigned bits) {
-  if (base.kind != Kind::map_value || !base.exact || base.id == Provenance::any_map || !p_.options.fold_config)
+  if (base.kind != Kind::map_value || !base.exact || base.id == Provenance::any_map ||
+      !p_.options.fold_config)
     return nullptr;
   const Map &map = p_.pipeline.maps[base.id];
   const int64_t start = base.offset + offset, end = start + bits / 8;
@@ -186,7 +192,8 @@ Value *Lowering::frozen_load(const Provenance &base, int64_t offset, unsigned bi
       continue;
     if (start < c.offset || end > int64_t(c.offset + c.size) || c.size > 8)
       return nullptr; // straddles: read the memory
-    Value *v = builder_.CreateAlignedLoad(i64(), p_.symbol("ujit.bound." + Twine(base.id) + "." + Twine(k), i64()), Align(8));
+    Value *v = builder_.CreateAlignedLoad(
+        i64(), p_.symbol("ujit.bound." + Twine(base.id) + "." + Twine(k), i64()), Align(8));
     cast<LoadInst>(v)->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(p_.context(), {}));
     v = builder_.CreateLShr(v, uint64_t(start - c.offset) * 8);
     return builder_.CreateTrunc(v, int_of(bits));
@@ -203,8 +210,10 @@ Error Lowering::lower_load(uint32_t slot, const Insn &insn, const InsnRow &row) 
   if (base.kind == Kind::context && base.exact) {
     int64_t off = base.offset + insn.offset;
     const ContextField *f = context_field(program_.type, off, row.bits / 8);
-    if (f && f->kind != FieldKind::scalar && off == f->offset && row.bits / 8 == f->size && row.op == Op::load) {
-      Value *address = builder_.CreateConstGEP1_64(builder_.getInt8Ty(), as_ptr(insn.src), uint64_t(f->target - base.offset));
+    if (f && f->kind != FieldKind::scalar && off == f->offset && row.bits / 8 == f->size &&
+        row.op == Op::load) {
+      Value *address = builder_.CreateConstGEP1_64(builder_.getInt8Ty(), as_ptr(insn.src),
+                                                   uint64_t(f->target - base.offset));
       LoadInst *l = builder_.CreateAlignedLoad(builder_.getPtrTy(), address, Align(8));
       l->setMetadata(LLVMContext::MD_tbaa, p_.domain_tag(ProgramLowering::Domain::context));
       write(insn.dst, l);
@@ -266,18 +275,21 @@ Error Lowering::lower_store(uint32_t slot, const Insn &insn, const InsnRow &row)
   return Error::success();
 }
 
-/// Atomics are naturally aligned and never on context or packet: the verifier checks both, alignment strictly here, also
-/// where it does not for plain accesses.
+/// Atomics are naturally aligned and never on context or packet: the verifier checks both, alignment strictly
+/// here, also where it does not for plain accesses.
 Error Lowering::check_atomic(uint32_t slot, const Provenance &base, int64_t offset, unsigned bits) {
   if (program_.type != ProgType::unspec && (base.kind == Kind::context || base.kind == Kind::packet))
-    return fail(input_error(formatv("atomic access to the {0}", base.kind == Kind::packet ? "packet" : "context")).at(slot));
+    return fail(
+        input_error(formatv("atomic access to the {0}", base.kind == Kind::packet ? "packet" : "context"))
+            .at(slot));
   if (base.exact && (base.offset + offset) % int64_t(bits / 8) &&
       (base.kind == Kind::stack || base.kind == Kind::outer_stack || base.kind == Kind::map_value))
     return fail(input_error(formatv("atomic access of {0} bytes is not aligned", bits / 8)).at(slot));
   return Error::success();
 }
 
-/// With the old value returned they are fully ordered, otherwise relaxed (Linux kernel memory model, atomic_t.txt).
+/// With the old value returned they are fully ordered, otherwise relaxed (Linux kernel memory model,
+/// atomic_t.txt).
 Error Lowering::lower_atomic(uint32_t slot, const Insn &insn, const InsnRow &row) {
   Expected<Access> a = access(slot, insn.dst, insn.offset, row.bits, true);
   if (!a)
@@ -300,7 +312,8 @@ Error Lowering::lower_atomic(uint32_t slot, const Insn &insn, const InsnRow &row
                             : row.op == Op::atomic_xor ? AtomicRMWInst::Xor
                                                        : AtomicRMWInst::Xchg;
   Value *old = builder_.CreateAtomicRMW(op, a->address, narrow(insn.src), align,
-                                        row.fetch ? AtomicOrdering::SequentiallyConsistent : AtomicOrdering::Monotonic);
+                                        row.fetch ? AtomicOrdering::SequentiallyConsistent
+                                                  : AtomicOrdering::Monotonic);
   if (row.fetch)
     write(insn.src, builder_.CreateZExt(old, i64()));
   return Error::success();

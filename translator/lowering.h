@@ -65,8 +65,8 @@ private:
   Value *to_int(Value *value, const Provenance &p);
   Value *to_ptr(Value *value, const Provenance &p);
   Value *stack_address(int64_t offset);
-  Value *operand(const Insn &insn, const InsnRow &row);          ///< i64
-  Value *operand32(const Insn &insn, const InsnRow &row);        ///< i32
+  Value *operand(const Insn &insn, const InsnRow &row);   ///< i64
+  Value *operand32(const Insn &insn, const InsnRow &row); ///< i32
   void write(unsigned reg, Value *value) { values_[reg] = value; }
   void write32(unsigned reg, Value *value);
   static bool has_pointer_form(const Provenance &p) { return p.is_pointer(); }

@@ -134,7 +134,8 @@ static bool join_into(State &into, const State &from) {
 
 static Provenance add(Provenance p, const Provenance &n, bool subtract) {
   if (p.exact && n.is_constant()) {
-    p.offset = int64_t(subtract ? uint64_t(p.offset) - uint64_t(n.offset) : uint64_t(p.offset) + uint64_t(n.offset));
+    p.offset =
+        int64_t(subtract ? uint64_t(p.offset) - uint64_t(n.offset) : uint64_t(p.offset) + uint64_t(n.offset));
     return p;
   }
   p.exact = false;
@@ -170,7 +171,8 @@ static Provenance load_result(const Pipeline &pipeline, const Program &program, 
   if (base.kind == Kind::context && base.exact)
     if (const ContextField *f = context_field(program.type, base.offset + insn.offset, row.bits / 8))
       switch (f->kind) {
-      case FieldKind::packet: case FieldKind::packet_meta: {
+      case FieldKind::packet:
+      case FieldKind::packet_meta: {
         Provenance p = Provenance::pointer(Kind::packet);
         p.exact = false; // data and data_meta share a domain but not an origin
         return p;
@@ -197,9 +199,12 @@ std::optional<uint64_t> argument_size(const Pipeline &pipeline, uint32_t helper,
   };
   switch (effects->args[arg]) {
   case Arg::key: return map() ? std::optional<uint64_t>(map()->key_size) : std::nullopt;
-  case Arg::value: case Arg::value_out: return map() ? std::optional<uint64_t>(map()->value_size) : std::nullopt;
+  case Arg::value:
+  case Arg::value_out: return map() ? std::optional<uint64_t>(map()->value_size) : std::nullopt;
   case Arg::fixed_mem: return effects->fixed_size;
-  case Arg::mem_read: case Arg::mem_write: case Arg::mem_rw:
+  case Arg::mem_read:
+  case Arg::mem_write:
+  case Arg::mem_rw:
     if (arg + 1 < 5 && effects->args[arg + 1] == Arg::size) {
       const Provenance &n = state.regs[arg + 2];
       if (n.is_constant() && n.offset >= 0)
@@ -225,11 +230,13 @@ static Provenance helper_result(const Pipeline &pipeline, const State &state, ui
     r.maybe_null = true;
     return r;
   }
-  case Ret::mem_or_null: case Ret::object_or_null:
+  case Ret::mem_or_null:
+  case Ret::object_or_null:
     r = Provenance::pointer(Kind::memory);
     r.maybe_null = true;
     return r;
-  case Ret::scalar: case Ret::none: break;
+  case Ret::scalar:
+  case Ret::none: break;
   }
   return Provenance::number();
 }
@@ -240,10 +247,11 @@ static void after_call(State &state, Provenance result) {
   state.regs[0] = result;
 }
 
-/// Memory at `base` + `offset` is written: `size` bytes (none: unknown extent), a whole register `value` if given.
+/// Memory at `base` + `offset` is written: `size` bytes (none: unknown extent), a whole register `value` if
+/// given.
 static void write_memory(State &state, const Provenance &base, int64_t offset, std::optional<uint64_t> size,
                          const Provenance *value = nullptr) {
-  SpillSlots *slots = base.kind == Kind::stack ? &state.frame
+  SpillSlots *slots = base.kind == Kind::stack         ? &state.frame
                       : base.kind == Kind::outer_stack ? &state.outer
                                                        : nullptr;
   const Provenance stored = value ? *value : Provenance();
@@ -291,15 +299,19 @@ void step(const Pipeline &pipeline, const Program &program, uint32_t slot, State
       dst = s.is_constant() ? Provenance::constant(uint32_t(s.offset)) : Provenance::number();
     break;
   }
-  case Op::load: case Op::load_acquire:
-    dst = load_result(pipeline, program, state, insn, row);
-    break;
-  case Op::store: case Op::store_release: {
+  case Op::load:
+  case Op::load_acquire: dst = load_result(pipeline, program, state, insn, row); break;
+  case Op::store:
+  case Op::store_release: {
     Provenance value = operand();
     write_memory(state, dst, insn.offset, row.bits / 8, row.bits == 64 ? &value : nullptr);
     break;
   }
-  case Op::atomic_add: case Op::atomic_or: case Op::atomic_and: case Op::atomic_xor: case Op::atomic_xchg:
+  case Op::atomic_add:
+  case Op::atomic_or:
+  case Op::atomic_and:
+  case Op::atomic_xor:
+  case Op::atomic_xchg:
   case Op::atomic_cmpxchg:
     write_memory(state, dst, insn.offset, row.bits / 8);
     if (row.op == Op::atomic_cmpxchg)
@@ -308,12 +320,10 @@ void step(const Pipeline &pipeline, const Program &program, uint32_t slot, State
       state.regs[insn.src] = Provenance::number();
     break;
   case Op::ld_imm64:
-    dst = Provenance::constant(int64_t(uint64_t(uint32_t(insn.imm)) |
-                                       uint64_t(uint32_t(program.insns[slot + 1].imm)) << 32));
+    dst = Provenance::constant(
+        int64_t(uint64_t(uint32_t(insn.imm)) | uint64_t(uint32_t(program.insns[slot + 1].imm)) << 32));
     break;
-  case Op::ld_map:
-    dst = Provenance::pointer(Kind::map_object, uint32_t(insn.imm));
-    break;
+  case Op::ld_map: dst = Provenance::pointer(Kind::map_object, uint32_t(insn.imm)); break;
   case Op::ld_map_value:
     dst = Provenance::pointer(Kind::map_value, uint32_t(insn.imm));
     dst.offset = uint32_t(program.insns[slot + 1].imm);
@@ -322,20 +332,30 @@ void step(const Pipeline &pipeline, const Program &program, uint32_t slot, State
     dst = Provenance::pointer(Kind::function);
     dst.id = uint32_t(subprogram_at(program, uint32_t(int64_t(slot) + 1 + insn.imm)));
     break;
-  case Op::ld_abs: case Op::ld_ind:
-    after_call(state, Provenance::number());
-    break;
-  case Op::call_helper:
-    call_helper(pipeline, state, uint32_t(insn.imm));
-    break;
-  case Op::call_local: case Op::call_kfunc: case Op::callx:
+  case Op::ld_abs:
+  case Op::ld_ind: after_call(state, Provenance::number()); break;
+  case Op::call_helper: call_helper(pipeline, state, uint32_t(insn.imm)); break;
+  case Op::call_local:
+  case Op::call_kfunc:
+  case Op::callx:
     for (unsigned r = 1; r <= 5; ++r)
       write_memory(state, state.regs[r], 0, std::nullopt, &state.handed_out);
     after_call(state, row.op == Op::call_local ? callee_result : Provenance::number());
     break;
-  case Op::ja: case Op::jeq: case Op::jne: case Op::jgt: case Op::jge: case Op::jlt: case Op::jle:
-  case Op::jsgt: case Op::jsge: case Op::jslt: case Op::jsle: case Op::jset: case Op::may_goto: case Op::exit:
-    break;
+  case Op::ja:
+  case Op::jeq:
+  case Op::jne:
+  case Op::jgt:
+  case Op::jge:
+  case Op::jlt:
+  case Op::jle:
+  case Op::jsgt:
+  case Op::jsge:
+  case Op::jslt:
+  case Op::jsle:
+  case Op::jset:
+  case Op::may_goto:
+  case Op::exit: break;
   default:
     if (RegisterUse u = register_use(insn, row, 0); u.writes & (1u << insn.dst))
       dst = arithmetic(row, dst, row.source == Operand::none ? Provenance::number() : operand());
@@ -439,7 +459,8 @@ private:
       Provenance result = Provenance::number();
       if (row.op == Op::call_local) {
         uint32_t callee = uint32_t(subprogram_at(program_, uint32_t(int64_t(i) + 1 + insn.imm)));
-        request(callee, {state.regs[1], state.regs[2], state.regs[3], state.regs[4], state.regs[5]}, state.frame);
+        request(callee, {state.regs[1], state.regs[2], state.regs[3], state.regs[4], state.regs[5]},
+                state.frame);
         if (std::find(callers_[callee].begin(), callers_[callee].end(), s) == callers_[callee].end())
           callers_[callee].push_back(s);
         result = facts_.subprograms[callee].result;
@@ -463,7 +484,8 @@ private:
     }
   }
 
-  /// `value` is stored where a caller's frame may be: what callers make of their spilled pointers depends on it.
+  /// `value` is stored where a caller's frame may be: what callers make of their spilled pointers depends on
+  /// it.
   void hand_out(const Provenance &base, const Provenance &value) {
     if (base.kind != Kind::outer_stack && base.kind != Kind::memory && base.kind != Kind::mixed)
       return;
@@ -494,8 +516,9 @@ private:
       args = {Provenance::number(), state.regs[3]};
     else if (helper == helper_for_each_map_elem) // (map, key, value, callback context)
       args = {state.regs[1], Provenance::pointer(Kind::memory),
-              Provenance::pointer(Kind::map_value,
-                                  state.regs[1].kind == Kind::map_object ? state.regs[1].id : Provenance::any_map),
+              Provenance::pointer(Kind::map_value, state.regs[1].kind == Kind::map_object
+                                                       ? state.regs[1].id
+                                                       : Provenance::any_map),
               state.regs[3]};
     else
       return; // translation refuses other helpers with callbacks
@@ -563,7 +586,7 @@ private:
   std::vector<std::array<Provenance, 5>> arguments_;
   std::vector<SpillSlots> outer_; ///< the callers' frames, joined
   Provenance handed_out_;         ///< State::handed_out
-  std::vector<uint32_t> work_; ///< subprograms to solve again, sorted
+  std::vector<uint32_t> work_;    ///< subprograms to solve again, sorted
 };
 
 } // namespace

@@ -4,10 +4,10 @@
 // What it finds decides whether a register is a pointer in the IR and which alias domain an access is in.
 // Where paths disagree the answer is "unknown", never a guess.
 //
-// The analysis leans on the verifier in one point: a spilled pointer that is loaded and dereferenced again has
-// not been overwritten in between by anything but a pointer, or the verifier would have refused the dereference.
-// So a store of unknown extent makes us forget spilled numbers and stack pointers (which would be recomputed, not
-// loaded), and a spilled pointer becomes what it was or what was stored.
+// The analysis leans on the verifier in one point: a spilled pointer that is loaded and dereferenced again
+// has not been overwritten in between by anything but a pointer, or the verifier would have refused the
+// dereference. So a store of unknown extent makes us forget spilled numbers and stack pointers (which would
+// be recomputed, not loaded), and a spilled pointer becomes what it was or what was stored.
 #pragma once
 
 #include "translator/cfg.h"
@@ -19,12 +19,12 @@ namespace ujit {
 
 struct Provenance {
   enum Kind : uint8_t {
-    unset,      ///< never written: reading it is an error
-    scalar,     ///< a number; `offset` is its value if `exact`
+    unset,  ///< never written: reading it is an error
+    scalar, ///< a number; `offset` is its value if `exact`
     context,
-    stack,      ///< this frame; `offset` counts from r10
+    stack,       ///< this frame; `offset` counts from r10
     outer_stack, ///< a caller's frame; `offset` counts from the direct caller's r10
-    packet,     ///< packet data or metadata
+    packet,      ///< packet data or metadata
     packet_end,
     map_object, ///< the map itself, as helpers take it
     map_value,  ///< inside of a value; `offset` counts from the value's (for data maps: the map's) start
@@ -35,9 +35,9 @@ struct Provenance {
   static constexpr uint32_t any_map = ~0u;
 
   Kind kind = unset;
-  bool exact = false;      ///< `offset` is known
+  bool exact = false; ///< `offset` is known
   bool maybe_null = false;
-  uint32_t id = 0;         ///< map_object, map_value: MapId or any_map
+  uint32_t id = 0; ///< map_object, map_value: MapId or any_map
   int64_t offset = 0;
 
   friend bool operator==(const Provenance &, const Provenance &) = default;
@@ -76,7 +76,8 @@ struct State {
   std::array<Provenance, 11> regs{};
   SpillSlots frame;
   SpillSlots outer; ///< the direct caller's frame, where `outer_stack` pointers lead
-  Provenance handed_out; ///< all pointers that subprograms of the program store outside of their own frames, joined
+  Provenance
+      handed_out; ///< all pointers that subprograms of the program store outside of their own frames, joined
   friend bool operator==(const State &, const State &) = default;
 };
 
