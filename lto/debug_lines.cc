@@ -18,13 +18,13 @@ using llvm::StringRef;
 
 Expected<DebugLines::Buffers> DebugLines::relocated_sections(const ElfObject &object, uint32_t text) {
   Buffers out;
-  for (const ElfSection &s : object.sections) {
+  for (const ImageElfSection &s : object.sections) {
     if (!is_debug_section(s.name))
       continue;
     auto buffer = llvm::WritableMemoryBuffer::getNewUninitMemBuffer(s.contents.size(), s.name);
     std::copy(s.contents.begin(), s.contents.end(), buffer->getBufferStart());
     for (const Elf::Rela &r : s.relocations) {
-      const ElfSymbol &symbol = object.symbols[r.getSymbol(false)];
+      const ImageElfSymbol &symbol = object.symbols[r.getSymbol(false)];
       if (r.getType(false) != llvm::ELF::R_X86_64_64 || symbol.section != text)
         return input_error(
                    formatv("{0}+{1:x}: a relocation that images do not have", s.name, uint64_t(r.r_offset)))

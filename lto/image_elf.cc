@@ -108,7 +108,7 @@ private:
 
   Error read_section(uint32_t i) {
     const Elf::Shdr &h = table_[i];
-    ElfSection &s = object_.sections[i];
+    ImageElfSection &s = object_.sections[i];
     if (i == 0)
       return h.sh_type == SHT_NULL ? Error::success() : malformed("section 0 is not null").error();
     s.type = h.sh_type;
@@ -145,7 +145,7 @@ private:
 
   Error read_symbols() {
     for (uint32_t i = 1; i < table_.size(); ++i) {
-      const ElfSection &s = object_.sections[i];
+      const ImageElfSection &s = object_.sections[i];
       if (s.type == SHT_SYMTAB_SHNDX)
         return malformed("extended section numbers").error();
       if (s.type != SHT_SYMTAB)
@@ -158,7 +158,7 @@ private:
     }
     if (!symbol_table_)
       return Error::success();
-    const ElfSection &s = object_.sections[symbol_table_];
+    const ImageElfSection &s = object_.sections[symbol_table_];
     ArrayRef<uint8_t> names = object_.sections[s.link].contents;
     for (const Elf::Sym &raw : array_of<Elf::Sym>(s.contents))
       if (Error e = read_symbol(raw, names))
@@ -168,7 +168,7 @@ private:
 
   Error read_symbol(const Elf::Sym &raw, ArrayRef<uint8_t> names) {
     size_t number = object_.symbols.size();
-    ElfSymbol symbol;
+    ImageElfSymbol symbol;
     auto name = string_at(names, raw.st_name);
     if (!name)
       return malformed(formatv("symbol {0}: name outside of the string table", number)).error();
@@ -191,12 +191,12 @@ private:
   }
 
   Error read_relocations(uint32_t i) {
-    const ElfSection &s = object_.sections[i];
+    const ImageElfSection &s = object_.sections[i];
     if (table_[i].sh_entsize != sizeof(Elf::Rela) || s.size % sizeof(Elf::Rela) != 0)
       return malformed(formatv("section {0}: size or entry size of relocations", i)).error();
     if (s.link != symbol_table_ || s.info == 0 || s.info >= table_.size())
       return malformed(formatv("section {0}: relocations of no section or no symbol table", i)).error();
-    ElfSection &target = object_.sections[s.info];
+    ImageElfSection &target = object_.sections[s.info];
     if (!target.relocations.empty())
       return malformed(formatv("section {0}: relocated twice", s.info)).error();
     ArrayRef<Elf::Rela> relocations = array_of<Elf::Rela>(s.contents);
@@ -279,7 +279,7 @@ std::vector<uint8_t> write_elf(std::vector<ElfOutputSection> sections, size_t na
   return out;
 }
 
-bool is_debug_part(const ElfObject &object, const ElfSection &section) {
+bool is_debug_part(const ElfObject &object, const ImageElfSection &section) {
   return is_debug_section(section.name) ||
          (section.type == SHT_RELA && is_debug_section(object.sections[section.info].name));
 }
@@ -287,7 +287,7 @@ bool is_debug_part(const ElfObject &object, const ElfSection &section) {
 static std::array<uint8_t, 32> checksum(const ElfObject &object, bool debug) {
   std::vector<uint8_t> headers;
   llvm::SHA256 sum;
-  for (const ElfSection &s : object.sections) {
+  for (const ImageElfSection &s : object.sections) {
     if (is_debug_part(object, s) != debug || s.name == checksum_section || s.name == debug_checksum_section)
       continue;
     headers.insert(headers.end(), s.name.begin(), s.name.end());
@@ -307,7 +307,7 @@ ElfOutputSection make_checksum(StringRef name) {
 void write_checksums(std::vector<uint8_t> &bytes) {
   ElfObject object = llvm::cantFail(read_elf(bytes));
   for (StringRef name : {checksum_section, debug_checksum_section})
-    if (const ElfSection &s = object.sections[object.find_section(name)]; s.contents.size() == 32)
+    if (const ImageElfSection &s = object.sections[object.find_section(name)]; s.contents.size() == 32)
       llvm::copy(checksum(object, is_debug_section(name)), bytes.begin() + s.offset);
 }
 

@@ -16,7 +16,7 @@ namespace ujit {
 
 using Elf = llvm::object::ELF64LE;
 
-struct ElfSection {
+struct ImageElfSection {
   llvm::StringRef name;
   uint32_t type = 0;
   uint64_t flags = 0;
@@ -29,7 +29,7 @@ struct ElfSection {
       relocations; ///< that apply to this section; symbol numbers and offsets are in range
 };
 
-struct ElfSymbol {
+struct ImageElfSymbol {
   llvm::StringRef name;
   uint8_t binding = 0, type = 0, visibility = 0;
   uint16_t section = 0; ///< section number in range, SHN_UNDEF or SHN_ABS
@@ -40,8 +40,8 @@ struct ElfSymbol {
 
 /// Points into the bytes that it was read from.
 struct ElfObject {
-  std::vector<ElfSection> sections; ///< by section number; [0] is null
-  std::vector<ElfSymbol> symbols;   ///< by symbol number; [0] is null
+  std::vector<ImageElfSection> sections; ///< by section number; [0] is null
+  std::vector<ImageElfSymbol> symbols;   ///< by symbol number; [0] is null
 
   /// Number of the first section of that name, or 0.
   uint32_t find_section(llvm::StringRef name) const;
@@ -86,7 +86,7 @@ void write_checksums(std::vector<uint8_t> &bytes);
 Error check_checksum(const ElfObject &object, llvm::StringRef name);
 
 /// True for debug sections and their relocations.
-bool is_debug_part(const ElfObject &object, const ElfSection &section);
+bool is_debug_part(const ElfObject &object, const ImageElfSection &section);
 
 /// The bytes of a plain value, appended.
 template <class T>

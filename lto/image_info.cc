@@ -348,7 +348,7 @@ Error check_symbols(const ElfObject &object, const ImageInfo &info) {
   llvm::StringSet<> defined;
   uint32_t text = object.find_section(".text");
   for (size_t i = 1; i < object.symbols.size(); ++i) {
-    const ElfSymbol &s = object.symbols[i];
+    const ImageElfSymbol &s = object.symbols[i];
     if (s.binding == llvm::ELF::STB_LOCAL)
       continue;
     if (!s.defined() && !std::ranges::binary_search(info.helpers, s.name.str()))

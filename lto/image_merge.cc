@@ -37,7 +37,7 @@ namespace {
 
 /// The output section that an input section goes to; empty: it is left out. The linker's own bookkeeping is
 /// written anew; notes and `.comment` say nothing that a loader of images wants to know.
-StringRef output_name(const ElfSection &s) {
+StringRef output_name(const ImageElfSection &s) {
   switch (s.type) {
   case SHT_NULL:
   case SHT_SYMTAB:
@@ -54,7 +54,7 @@ StringRef output_name(const ElfSection &s) {
   return s.name;
 }
 
-Error check_section(const ElfSection &s) {
+Error check_section(const ImageElfSection &s) {
   auto refuse = [&](const char *why) {
     return internal_error(formatv("section {0}: {1}", s.name, why)).error();
   };
@@ -144,7 +144,7 @@ private:
   }
 
   Error place_section(uint32_t o, uint32_t i) {
-    const ElfSection &in = objects_[o].sections[i];
+    const ImageElfSection &in = objects_[o].sections[i];
     StringRef name = output_name(in);
     if (name.empty())
       return Error::success();
@@ -174,7 +174,7 @@ private:
   Error find_definitions() {
     for (uint32_t o = 0; o < objects_.size(); ++o)
       for (uint32_t i = 1; i < objects_[o].symbols.size(); ++i) {
-        const ElfSymbol &s = objects_[o].symbols[i];
+        const ImageElfSymbol &s = objects_[o].symbols[i];
         if (s.binding == STB_LOCAL || !s.defined())
           continue;
         auto [it, fresh] = definitions_.try_emplace(s.name, SymbolRef{o, i});
@@ -204,7 +204,7 @@ private:
       for (uint32_t o = 0; o < objects_.size(); ++o) {
         numbers_[o].resize(objects_[o].symbols.size());
         for (uint32_t i = 1; i < objects_[o].symbols.size(); ++i) {
-          const ElfSymbol &s = objects_[o].symbols[i];
+          const ImageElfSymbol &s = objects_[o].symbols[i];
           if (!s.defined() || s.type == STT_SECTION || s.type == STT_FILE || is_local(s) != local)
             continue;
           const Piece &piece = pieces_[o][s.section == SHN_ABS ? 0 : s.section];
@@ -218,7 +218,7 @@ private:
     }
   }
 
-  bool is_local(const ElfSymbol &s) const {
+  bool is_local(const ImageElfSymbol &s) const {
     if (s.binding == STB_LOCAL)
       return true;
     return s.visibility != STV_DEFAULT && !exported_.contains(s.name.str());
@@ -228,7 +228,7 @@ private:
     std::set<std::string> wanted, unknown;
     for (const ElfObject &object : objects_)
       for (size_t i = 1; i < object.symbols.size(); ++i) {
-        const ElfSymbol &s = object.symbols[i];
+        const ImageElfSymbol &s = object.symbols[i];
         if (!s.defined() && !definitions_.contains(s.name))
           wanted.insert(s.name.str());
       }
@@ -271,10 +271,10 @@ private:
       Elf::Rela moved = r;
       moved.r_offset = r.r_offset + at.offset;
       SymbolRef ref{o, r.getSymbol(false)};
-      if (const ElfSymbol &s = symbol(ref); !s.defined() && ref.symbol != 0)
+      if (const ImageElfSymbol &s = symbol(ref); !s.defined() && ref.symbol != 0)
         if (auto it = definitions_.find(s.name); it != definitions_.end())
           ref = it->second;
-      const ElfSymbol &target = symbol(ref);
+      const ImageElfSymbol &target = symbol(ref);
       const Piece &piece = pieces_[ref.object][target.section == SHN_ABS ? 0 : target.section];
       if (piece.section != Piece::nowhere && is_debug(piece.section)) {
         if (Error e = resolve_debug(out, moved, piece.offset + target.value + uint64_t(r.r_addend)))
@@ -299,7 +299,7 @@ private:
     return Error::success();
   }
 
-  const ElfSymbol &symbol(SymbolRef ref) const { return objects_[ref.object].symbols[ref.symbol]; }
+  const ImageElfSymbol &symbol(SymbolRef ref) const { return objects_[ref.object].symbols[ref.symbol]; }
 
   /// An offset into a debug section, known now.
   static Error resolve_debug(Merged &out, const Elf::Rela &r, uint64_t value) {
@@ -429,8 +429,8 @@ Expected<std::vector<uint8_t>> strip_debug(std::span<const uint8_t> image) {
   auto object = read_elf(image);
   if (!object)
     return object.takeError();
-  std::vector<ElfSection> &sections = object->sections;
-  auto is_debug = [&](const ElfSection &s) { return is_debug_part(*object, s); };
+  std::vector<ImageElfSection> &sections = object->sections;
+  auto is_debug = [&](const ImageElfSection &s) { return is_debug_part(*object, s); };
   auto first = std::ranges::find_if(sections, is_debug);
   if (first == sections.end())
     return std::vector<uint8_t>(image.begin(), image.end());
@@ -441,7 +441,7 @@ Expected<std::vector<uint8_t>> strip_debug(std::span<const uint8_t> image) {
       std::all_of(first, sections.end(), is_debug) && header.e_shstrndx < kept && end >= sizeof(Elf::Ehdr);
   for (uint32_t i = 1; i < kept; ++i)
     in_order &= sections[i].offset + sections[i].contents.size() <= end && sections[i].link < kept;
-  for (const ElfSymbol &s : object->symbols)
+  for (const ImageElfSymbol &s : object->symbols)
     in_order &= s.section == SHN_ABS || s.section < kept;
   if (!in_order)
     return input_error("malformed object: debug sections are not behind all others").error();

@@ -103,12 +103,12 @@ public:
 private:
   /// Entries of `.stack_sizes`: address (8 bytes, relocated), frame size (ULEB128).
   Error read_frames() {
-    for (const ElfSection &s : object_.sections) {
+    for (const ImageElfSection &s : object_.sections) {
       if (s.name != ".stack_sizes")
         continue;
       std::map<uint64_t, Place> address_at;
       for (const Elf::Rela &r : s.relocations) {
-        const ElfSymbol &symbol = object_.symbols[r.getSymbol(false)];
+        const ImageElfSymbol &symbol = object_.symbols[r.getSymbol(false)];
         address_at[r.r_offset] = {symbol.section, symbol.value + uint64_t(r.r_addend)};
       }
       for (uint64_t at = 0; at < s.contents.size();) {
@@ -133,7 +133,7 @@ private:
   }
 
   void find_functions() {
-    for (const ElfSymbol &s : object_.symbols) {
+    for (const ImageElfSymbol &s : object_.symbols) {
       if (!s.defined() || s.section == SHN_ABS || s.type != STT_FUNC ||
           !(object_.sections[s.section].flags & SHF_EXECINSTR) ||
           object_.sections[s.section].type == SHT_NOBITS)
@@ -186,7 +186,7 @@ private:
         at + step.size >= 4 ? relocation_at_.find({f.section, at + step.size - 4}) : relocation_at_.end();
     if (relocation != relocation_at_.end()) {
       const Elf::Rela &r = *relocation->second;
-      const ElfSymbol &symbol = object_.symbols[r.getSymbol(false)];
+      const ImageElfSymbol &symbol = object_.symbols[r.getSymbol(false)];
       bool leads_to_code = symbol.defined() && symbol.section != SHN_ABS &&
                            object_.sections[symbol.section].flags & SHF_EXECINSTR;
       if (leads_to_code)

@@ -126,7 +126,7 @@ public:
 
   Expected<SingleFetch> run() {
     std::set<std::pair<uint64_t, uint64_t>> done;
-    for (const ElfSymbol &s : object_.symbols)
+    for (const ImageElfSymbol &s : object_.symbols)
       if (s.defined() && s.section == text_ && s.type == llvm::ELF::STT_FUNC &&
           done.insert({s.value, s.size}).second)
         if (Error e = check_function(s))
@@ -136,7 +136,7 @@ public:
   }
 
 private:
-  Error check_function(const ElfSymbol &f) {
+  Error check_function(const ImageElfSymbol &f) {
     std::map<uint64_t, MachineStep> steps;
     std::set<uint64_t> starts{f.value};
     const uint64_t end = f.value + f.size;

@@ -614,7 +614,7 @@ TEST(Image, DamageIsFound) {
   ElfObject object = llvm::cantFail(read_elf(image));
   std::mt19937 random(1);
   size_t found = 0;
-  for (const ElfSection &s : object.sections)
+  for (const ImageElfSection &s : object.sections)
     for (size_t at = s.offset; at < s.offset + s.contents.size(); at += 1 + random() % 9) {
       Bytes copy = image;
       copy[at] ^= 1 << random() % 8;
