@@ -1,5 +1,7 @@
 #include "translator/program.h"
 
+#include "translator/kernel.h"
+
 #include <algorithm>
 #include <array>
 
@@ -86,6 +88,19 @@ std::optional<MapId> Pipeline::find_map(std::string_view name) const {
 size_t subprogram_at(const Program &program, uint32_t insn) {
   auto behind = std::ranges::upper_bound(program.subprograms, insn, {}, &Subprogram::start);
   return behind == program.subprograms.begin() ? 0 : behind - program.subprograms.begin() - 1;
+}
+
+const KernelCall *Program::kernel_call_at(uint32_t insn) const {
+  auto it = std::lower_bound(kernel_calls.begin(), kernel_calls.end(), insn,
+                             [](const KernelCall &c, uint32_t i) { return c.insn < i; });
+  return it != kernel_calls.end() && it->insn == insn ? &*it : nullptr;
+}
+
+const KernelContext *KernelLayout::context(ProgType type) const {
+  for (const KernelContext &c : contexts)
+    if (c.type == type)
+      return &c;
+  return nullptr;
 }
 
 const LineInfo *line_at(const Program &program, uint32_t insn) {

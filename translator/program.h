@@ -6,12 +6,15 @@
 
 #include <compare>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace ujit {
+
+struct KernelFacts;
 
 /// Index into Pipeline::programs.
 enum class ProgId : uint32_t {};
@@ -23,18 +26,44 @@ constexpr uint32_t index(MapId id) { return static_cast<uint32_t>(id); }
 
 /// enum bpf_prog_type; only the values that we name anywhere.
 enum class ProgType : uint32_t {
-  unspec = 0, socket_filter = 1, kprobe = 2, sched_cls = 3, sched_act = 4, tracepoint = 5, xdp = 6,
-  perf_event = 7, cgroup_skb = 8, raw_tracepoint = 17, tracing = 26,
+  unspec = 0,
+  socket_filter = 1,
+  kprobe = 2,
+  sched_cls = 3,
+  sched_act = 4,
+  tracepoint = 5,
+  xdp = 6,
+  perf_event = 7,
+  cgroup_skb = 8,
+  raw_tracepoint = 17,
+  tracing = 26,
 };
 std::string_view name_of(ProgType type);
 std::optional<ProgType> prog_type_by_name(std::string_view name);
 
 /// enum bpf_map_type.
 enum class MapType : uint32_t {
-  unspec = 0, hash = 1, array = 2, prog_array = 3, perf_event_array = 4, percpu_hash = 5,
-  percpu_array = 6, stack_trace = 7, cgroup_array = 8, lru_hash = 9, lru_percpu_hash = 10,
-  lpm_trie = 11, array_of_maps = 12, hash_of_maps = 13, devmap = 14, sockmap = 15, cpumap = 16,
-  xskmap = 17, sockhash = 18, devmap_hash = 25, ringbuf = 27,
+  unspec = 0,
+  hash = 1,
+  array = 2,
+  prog_array = 3,
+  perf_event_array = 4,
+  percpu_hash = 5,
+  percpu_array = 6,
+  stack_trace = 7,
+  cgroup_array = 8,
+  lru_hash = 9,
+  lru_percpu_hash = 10,
+  lpm_trie = 11,
+  array_of_maps = 12,
+  hash_of_maps = 13,
+  devmap = 14,
+  sockmap = 15,
+  cpumap = 16,
+  xskmap = 17,
+  sockhash = 18,
+  devmap_hash = 25,
+  ringbuf = 27,
 };
 std::string_view name_of(MapType type);
 std::optional<MapType> map_type_by_name(std::string_view name);
@@ -57,6 +86,14 @@ struct Subprogram {
   friend bool operator==(const Subprogram &, const Subprogram &) = default;
 };
 
+/// The kernel function behind a call: of a helper that has one implementation for each type of map, or a
+/// kfunc.
+struct KernelCall {
+  uint32_t insn = 0;
+  std::string symbol; ///< name in kallsyms
+  friend bool operator==(const KernelCall &, const KernelCall &) = default;
+};
+
 /// One program as the kernel's verifier would get it: its main function first, the subprograms that it
 /// reaches behind it, calls as slot distances, maps as MapIds.
 struct Program {
@@ -67,7 +104,12 @@ struct Program {
   std::vector<Insn> insns;
   std::vector<Subprogram> subprograms; ///< sorted by start; [0] is main, start 0
   std::vector<LineInfo> lines;         ///< sorted by insn; empty without BTF line info
+  /// Verified form: kernel functions that the verifier put in place of what the program called. Sorted by
+  /// insn.
+  std::vector<KernelCall> kernel_calls;
   friend bool operator==(const Program &, const Program &) = default;
+
+  const KernelCall *kernel_call_at(uint32_t insn) const;
 };
 
 /// Bytes of a map's value which the linker may not take as constant: they differ by instance.
@@ -85,16 +127,16 @@ struct Map {
   uint32_t key_size = 0;
   uint32_t value_size = 0;
   uint32_t max_entries = 0;
-  uint32_t flags = 0; ///< BPF_F_*, as at map creation
-  uint64_t extra = 0; ///< map_extra, as at map creation
-  bool frozen = false; ///< data maps: neither programs nor user space can write (.rodata)
-  bool pinned = false; ///< LIBBPF_PIN_BY_NAME or an equivalent: shared by name between objects
+  uint32_t flags = 0;            ///< BPF_F_*, as at map creation
+  uint64_t extra = 0;            ///< map_extra, as at map creation
+  bool frozen = false;           ///< data maps: neither programs nor user space can write (.rodata)
+  bool pinned = false;           ///< LIBBPF_PIN_BY_NAME or an equivalent: shared by name between objects
   std::vector<uint8_t> contents; ///< data maps (.rodata, .data, .bss): the value of key 0; else empty
   std::vector<BoundConstant> bound;
-  std::optional<MapId> inner;    ///< array_of_maps, hash_of_maps: a map with the shape of the inner ones
-  std::vector<std::pair<uint32_t, MapId>> inner_slots;  ///< initial inner maps (`.values`)
-  std::vector<std::pair<uint32_t, ProgId>> prog_slots;  ///< prog_array: initial contents, sorted by slot
-  bool is_template = false;      ///< only describes inner maps, is never created
+  std::optional<MapId> inner; ///< array_of_maps, hash_of_maps: a map with the shape of the inner ones
+  std::vector<std::pair<uint32_t, MapId>> inner_slots; ///< initial inner maps (`.values`)
+  std::vector<std::pair<uint32_t, ProgId>> prog_slots; ///< prog_array: initial contents, sorted by slot
+  bool is_template = false;                            ///< only describes inner maps, is never created
   friend bool operator==(const Map &, const Map &) = default;
 
   bool is_data() const { return !contents.empty(); }
@@ -105,6 +147,8 @@ struct Pipeline {
   std::vector<Program> programs;
   std::vector<Map> maps;
   std::vector<ProgId> entries; ///< attached from outside; sorted
+  /// Set: all programs are in verified form, and this is the kernel that verified them (translator/kernel.h).
+  std::shared_ptr<const KernelFacts> kernel;
 
   const Program &operator[](ProgId id) const { return programs[index(id)]; }
   const Map &operator[](MapId id) const { return maps[index(id)]; }

@@ -1,0 +1,28 @@
+// The eBPF program that stands in for an entry of an image: it asks the kill switch, calls the entry's kfunc,
+// and performs the tail calls that leave the image. It is what is attached or put in a prog array.
+//
+// What a kfunc returns (64 bits): bit 63 clear: the program's result, zero-extended from 32 bits. Bit 63 set:
+// leave; bits 48 to 62: number of the prog array in `prog_arrays`, bits 32 to 47: resume point, bits 0 to 31:
+// index. Should the tail call fail, the stub calls the kfunc again with `where` = resume point and the same
+// frame, and decodes again, in a loop that is bounded by the kernel's limit of tail calls.
+#pragma once
+
+#include "kernel-iface/linux/module.h"
+
+namespace ujit {
+
+struct StubSpec {
+  std::string name;                          ///< at most 15 letters
+  const CapturedProgram *original = nullptr; ///< whose type, attach type and flags the stub takes over
+  int module_btf = -1;
+  uint32_t kfunc_id = 0;
+  uint32_t frame_bytes = 0;     ///< a multiple of 8
+  std::vector<int> prog_arrays; ///< fds, by the number that leaves name
+  int switch_map = -1; ///< array, mmapable: element 0, u32 at offset 0: 0 runs the image, else the original
+  int originals = -1;  ///< prog array of one slot: the original, for the kill switch
+};
+
+/// Loads it. Errors: the verifier's refusal with the end of its log; flags that differ from the original's.
+Expected<Fd> load_stub(const StubSpec &spec);
+
+} // namespace ujit
