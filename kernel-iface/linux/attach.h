@@ -1,7 +1,7 @@
 // Where entries are attached: XDP on an interface (a bpf_link or netlink), clsact filters, tcx. Each exchange
 // of a program for another is one system call that the kernel makes atomic, and names the program that it
-// expects to find, so nobody's change is undone unseen. The one exception is a clsact filter, whose
-// replacement names no expectation: it is looked at immediately before.
+// expects to find, so nobody's change is undone unseen. The exceptions are clsact filters
+// and slots, whose replacement names no expectation: they are looked at immediately before.
 #pragma once
 
 #include "kernel-iface/linux/fd.h"
