@@ -53,7 +53,7 @@ static std::string to_text(const Installation &i) {
                  {"name", i.name},
                  {"tool", i.tool},
                  {"phase", i.phase},
-                 {"modules", i.modules},
+                 {"modules", json::Array(i.modules)},
                  {"entries", std::move(entries)},
                  {"image", json::Object(i.image)}};
   return formatv("{0}", json::Value(std::move(o)));
