@@ -49,13 +49,14 @@ static std::string to_text(const Installation &i) {
   json::Array entries;
   for (const InstalledEntry &e : i.entries)
     entries.push_back(to_json(e));
-  json::Object o{{"format", 1},
-                 {"name", i.name},
-                 {"tool", i.tool},
-                 {"phase", i.phase},
-                 {"modules", json::Array(i.modules)},
-                 {"entries", std::move(entries)},
-                 {"image", json::Object(i.image)}};
+  json::Object o;
+  o["format"] = 1;
+  o["name"] = i.name;
+  o["tool"] = i.tool;
+  o["phase"] = i.phase;
+  o["modules"] = json::Array(i.modules);
+  o["entries"] = std::move(entries);
+  o["image"] = json::Object(i.image);
   return formatv("{0}", json::Value(std::move(o)));
 }
 
