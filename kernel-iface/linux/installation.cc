@@ -32,7 +32,7 @@ static std::string folder_of(const std::string &name) { return std::string(root)
 
 static json::Value to_json(const InstalledEntry &e) {
   return json::Object{{"program", e.program},
-                      {"hook", name_of(e.point.hook)},
+                      {"hook", llvm::StringRef(name_of(e.point.hook))},
                       {"interface", e.point.interface},
                       {"ifindex", e.point.ifindex},
                       {"priority", e.point.priority},
