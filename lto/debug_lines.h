@@ -1,7 +1,7 @@
 // The debug information of an image: which instruction a text offset belongs to, through inlining.
 #pragma once
 
-#include "lto/image_elf.h"
+#include "kernel-iface/image/elf.h"
 
 #include "llvm/ADT/STLFunctionalExtras.h"
 #include "llvm/ADT/StringMap.h"

@@ -64,7 +64,7 @@ struct ImageInfo {
 /// caller that wants the merged object's worst_stack() in it writes twice. Two checksum sections make damage visible.
 /// Errors (internal): a duplicate definition, an undefined symbol that `info.helpers` does not list, an entry's or
 /// program's symbol that is not defined, writable data, COMDAT groups, a relocation type outside the allow-list
-/// (relocation_size() in image_elf.h).
+/// (relocation_size() in kernel-iface/image/elf.h).
 Expected<std::vector<uint8_t>> write_image(std::span<const std::vector<uint8_t>> objects, const ImageInfo &info);
 
 /// Reads the description back. The input is untrusted: every field is checked, its checksum is compared, entries and

@@ -1,7 +1,7 @@
 // The `.ujit` section. JSON, so that `objcopy` and `jq` are enough to look at an image on a machine where
 // this tool is not. Line tables are most of the text, so they are rows and name their files by number.
 #include "lto/image_info.h"
-#include "lto/image_elf.h"
+#include "kernel-iface/image/elf.h"
 
 #include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/StringSet.h"

@@ -14,7 +14,7 @@
 //
 // A leaf function that uses the red zone has a smaller frame than it touches: images are compiled without.
 #include "lto/image.h"
-#include "lto/image_elf.h"
+#include "kernel-iface/image/elf.h"
 #include "lto/machine_code.h"
 
 #include "llvm/ADT/GraphTraits.h"

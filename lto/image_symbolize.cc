@@ -4,7 +4,7 @@
 // eBPF instruction plus one (line 0 means "none" in DWARF), inlined-at is the edge.
 #include "lto/debug_lines.h"
 #include "lto/image.h"
-#include "lto/image_elf.h"
+#include "kernel-iface/image/elf.h"
 
 #include "llvm/Support/FormatVariadic.h"
 

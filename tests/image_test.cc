@@ -1,5 +1,5 @@
 #include "lto/image.h"
-#include "lto/image_elf.h"
+#include "kernel-iface/image/elf.h"
 #include "lto/image_info.h"
 
 #include "llvm/AsmParser/Parser.h"

@@ -1,4 +1,4 @@
-#include "lto/image_elf.h"
+#include "kernel-iface/image/elf.h"
 
 #include "llvm/BinaryFormat/ELF.h"
 #include "llvm/Support/FormatVariadic.h"
