@@ -38,6 +38,10 @@ public:
           [&](const YamlNode &n) {
             each(n, "objects", [&](const YamlNode &i) { m.objects.push_back(object(i)); });
           }},
+         {"attach",
+          [&](const YamlNode &n) {
+            each(n, "attach", [&](const YamlNode &i) { m.attach.push_back(attach(i)); });
+          }},
          {"entries", [&](const YamlNode &n) { m.entries = names(n, "entries"); }},
          {"prog-arrays",
           [&](const YamlNode &n) {
@@ -49,9 +53,18 @@ public:
          {"fib",
           [&](const YamlNode &n) { each(n, "fib", [&](const YamlNode &i) { m.fib.push_back(route(i)); }); }},
          {"seed", [&](const YamlNode &n) { m.seed = resolve(name(n, "seed")); }}},
-        {"ujit-lto", "objects"});
-    if (m.objects.empty() && errors_.empty())
-      fail(root.place, "objects is empty: there is nothing to link");
+        {"ujit-lto"});
+    if (m.objects.empty() && m.attach.empty() && errors_.empty())
+      fail(root.place, "key 'objects' is missing or empty: there is nothing to link",
+           "objects names files; a manifest with only `attach` takes the programs that run there");
+    for (const ManifestAttach &a : m.attach) {
+      if (a.program.empty() != m.objects.empty())
+        fail(a.place,
+             a.program.empty() ? "key 'program' is missing in an attach point"
+                               : "without objects, an attach point names no program",
+             "with objects, each attach point names the program that goes there");
+    }
+    unique(m.attach, "attach point", [](const ManifestAttach &a) { return describe(a.point); });
     unique(m.objects, "object", [](const ManifestObject &o) { return o.file; });
     unique(m.entries, "entry", [](const NamedPlace &e) { return e.name; });
     unique(m.scratch_maps, "scratch map", [](const NamedPlace &e) { return e.name; });
@@ -283,6 +296,44 @@ private:
              }}},
            {"map"});
     unique(a.slots, "slot", [](const ManifestSlot &s) { return std::to_string(s.slot); });
+    return a;
+  }
+
+  ManifestAttach attach(const YamlNode &node) {
+    ManifestAttach a;
+    a.place = node.place;
+    bool has_hook = false, has_slot = false;
+    std::string map;
+    fields(node, "an attach point",
+           {{"program", [&](const YamlNode &n) { a.program = name(n, "program"); }},
+            {"interface", [&](const YamlNode &n) { a.point.interface = name(n, "interface"); }},
+            {"hook",
+             [&](const YamlNode &n) {
+               const std::string word = name(n, "hook");
+               if (auto hook = hook_by_name(word); hook && *hook != HookKind::slot)
+                 a.point.hook = *hook;
+               else if (!word.empty())
+                 fail(n.place, formatv("'{0}' is not a hook", word),
+                      "hooks: xdp, xdp-generic, tc-ingress, tc-egress, tcx-ingress, tcx-egress");
+               has_hook = true;
+             }},
+            {"priority",
+             [&](const YamlNode &n) { a.point.priority = uint32_t(number(n, "priority", 1, 65535)); }},
+            {"handle",
+             [&](const YamlNode &n) { a.point.handle = uint32_t(number(n, "handle", 1, UINT32_MAX)); }},
+            {"map", [&](const YamlNode &n) { map = name(n, "map"); }},
+            {"slot",
+             [&](const YamlNode &n) {
+               a.point.slot = uint32_t(number(n, "slot", 0, UINT32_MAX - 1));
+               has_slot = true;
+             }}},
+           {});
+    if (!map.empty() && has_slot && !has_hook && a.point.interface.empty()) {
+      a.point.hook = HookKind::slot;
+      a.point.interface = map;
+    } else if (!map.empty() || has_slot || !has_hook || a.point.interface.empty()) {
+      fail(node.place, "an attach point is an interface and a hook, or a map and a slot");
+    }
     return a;
   }
 

@@ -3,6 +3,7 @@
 
 #include "graph/call_graph.h"
 #include "kernel-iface/embedded/fib.h"
+#include "kernel-iface/linux/attach.h"
 #include "lto/yaml.h"
 #include "translator/program.h"
 
@@ -70,10 +71,19 @@ struct ManifestRoute {
   Place place;
 };
 
+/// Where a program is attached in the running kernel. With objects, `program` says which goes there; without,
+/// what is attached there now is meant.
+struct ManifestAttach {
+  std::string program;
+  AttachPoint point; ///< interface and hook, or prog array (by name, in `interface`) and slot
+  Place place;
+};
+
 struct Manifest {
   std::string file; ///< where it was read from
   std::string name = "pipeline";
-  std::vector<ManifestObject> objects;
+  std::vector<ManifestObject> objects; ///< empty: the programs that run at `attach`
+  std::vector<ManifestAttach> attach;
   std::vector<NamedPlace> entries; ///< empty: every program that no slot names
   std::vector<ManifestProgArray> prog_arrays;
   std::vector<NamedPlace> scratch_maps;

@@ -51,6 +51,23 @@ void print_prog_array(llvm::raw_ostream &os, const ManifestProgArray &a) {
     os << formatv("      - {{ slot: {0}, program: {1} }\n", s.slot, yaml_quoted(s.program));
 }
 
+void print_attach(llvm::raw_ostream &os, const ManifestAttach &a) {
+  os << "  - { ";
+  if (!a.program.empty())
+    os << "program: " << yaml_quoted(a.program) << ", ";
+  const AttachPoint &p = a.point;
+  if (p.hook == HookKind::slot) {
+    os << formatv("map: {0}, slot: {1} }\n", yaml_quoted(p.interface), p.slot);
+    return;
+  }
+  os << formatv("interface: {0}, hook: {1}", yaml_quoted(p.interface), name_of(p.hook));
+  if (p.priority)
+    os << ", priority: " << p.priority;
+  if (p.handle)
+    os << ", handle: " << p.handle;
+  os << " }\n";
+}
+
 void print_route(llvm::raw_ostream &os, const ManifestRoute &r) {
   os << "  - { prefix: " << yaml_quoted(r.prefix) << ", ifindex: " << r.route.ifindex
      << ", dmac: " << yaml_quoted(r.dmac) << ", smac: " << yaml_quoted(r.smac);
@@ -72,9 +89,15 @@ std::string yaml_quoted(std::string_view text) {
 std::string print_manifest(const Manifest &m) {
   std::string out;
   llvm::raw_string_ostream os(out);
-  os << "ujit-lto: 1\nname: " << yaml_quoted(m.name) << "\nobjects:\n";
+  os << "ujit-lto: 1\nname: " << yaml_quoted(m.name) << "\n";
+  if (!m.objects.empty())
+    os << "objects:\n";
   for (const ManifestObject &o : m.objects)
     print_object(os, o);
+  if (!m.attach.empty())
+    os << "attach:\n";
+  for (const ManifestAttach &a : m.attach)
+    print_attach(os, a);
   print_names(os, "entries", m.entries);
   if (!m.prog_arrays.empty())
     os << "prog-arrays:\n";

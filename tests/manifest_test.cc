@@ -96,6 +96,29 @@ TEST(Manifest, PrintedTextReadsBack) {
   EXPECT_EQ(second->gates.unfused_edges, 0u);
 }
 
+TEST(Manifest, AttachPoints) {
+  const std::string running = "ujit-lto: 1\nname: n\nattach:\n  - { interface: eth0, hook: xdp }\n"
+                              "  - { interface: eth0, hook: tc-ingress, priority: 7, handle: 2 }\n"
+                              "  - { map: jmp, slot: 3 }\n"
+                              "target: { cpu: native, kernel: running }\n";
+  Expected<Manifest> m = parse_manifest(running, "m.ujit.yaml");
+  ASSERT_TRUE(bool(m)) << llvm::toString(m.takeError());
+  EXPECT_TRUE(m->objects.empty());
+  ASSERT_EQ(m->attach.size(), 3u);
+  EXPECT_EQ(describe(m->attach[0].point), "eth0 xdp");
+  EXPECT_EQ(describe(m->attach[1].point), "eth0 tc-ingress prio 7 handle 2");
+  EXPECT_EQ(describe(m->attach[2].point), "jmp[3]");
+  EXPECT_EQ(print_manifest(*m), running);
+  Expected<Manifest> with_objects = parse_manifest("ujit-lto: 1\nobjects: [ { path: a.o } ]\nattach: [ { "
+                                                   "program: p, interface: eth0, hook: tcx-egress } ]\n",
+                                                   "m");
+  ASSERT_TRUE(bool(with_objects)) << llvm::toString(with_objects.takeError());
+  EXPECT_EQ(with_objects->attach[0].program, "p");
+  EXPECT_NE(error_of("ujit-lto: 1\nattach: [ { program: p, interface: eth0, hook: xdp } ]\n")
+                .find("without objects, an attach point names no program"),
+            std::string::npos);
+}
+
 TEST(Manifest, NamesUnknownKeyAndNearest) {
   EXPECT_EQ(error_with("entrys: [ a ]\n"), "m.ujit.yaml: line 3, column 1: unknown key 'entrys' in the "
                                            "manifest\n>>> hint: did you mean 'entries'?");
@@ -139,6 +162,15 @@ TEST(Manifest, RefusesWrongValues) {
        "10.0.0.0/33"},
       {"fib: [ { prefix: 10.0.0.0/8, ifindex: 1, dmac: \"02:00\", smac: \"02:00:00:00:00:01\" } ]\n",
        "02:00"},
+      {"attach: [ { interface: eth0, hook: xdp } ]\n",
+       "line 3, column 11: key 'program' is missing in an attach point"},
+      {"attach: [ { program: p, interface: eth0, hook: xpd } ]\n", "line 3, column 48: 'xpd' is not a hook"},
+      {"attach: [ { program: p, interface: eth0 } ]\n",
+       "an attach point is an interface and a hook, or a map and a slot"},
+      {"attach: [ { program: p, interface: eth0, hook: xdp, slot: 1 } ]\n",
+       "an attach point is an interface and"},
+      {"attach: [ { program: p, interface: eth0, hook: xdp }, { program: q, interface: eth0, hook: xdp } ]\n",
+       "attach point 'eth0 xdp' is there twice"},
       {"ujit-lto: 2\n", "key 'ujit-lto' is there twice"},
       {"&a name: b\n", "anchors and aliases are not used"},
       {"name: !!str b\n", "tags are not used"},
@@ -154,10 +186,10 @@ TEST(Manifest, RefusesWrongValues) {
 TEST(Manifest, RefusesWrongObjects) {
   const Wrong cases[] = {
       {"", "the manifest must be a mapping, not nothing"},
-      {"ujit-lto: 1\n", "key 'objects' is missing in the manifest"},
+      {"ujit-lto: 1\n", "key 'objects' is missing or empty"},
       {"objects: [ { path: a } ]\n", "key 'ujit-lto' is missing in the manifest"},
       {"ujit-lto: 3\nobjects: [ { path: a } ]\n", "version 3 of the manifest format is not known, only 1"},
-      {"ujit-lto: 1\nobjects: []\n", "objects is empty"},
+      {"ujit-lto: 1\nobjects: []\n", "key 'objects' is missing or empty"},
       {"ujit-lto: 1\nobjects: [ { path: a }, { path: a } ]\n", "object 'a' is there twice"},
       {"ujit-lto: 1\nobjects: [ { path: a, constants: [ { name: x } ] } ]\n",
        "constant 'x' needs either fold or bind"},

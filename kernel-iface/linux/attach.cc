@@ -110,7 +110,7 @@ std::string describe(const AttachPoint &p) {
     return formatv("{0}[{1}]", p.interface, p.slot);
   std::string r = formatv("{0} {1}", p.interface, name_of(p.hook));
   if (is_clsact(p.hook) && p.priority)
-    r += formatv(" prio {0} handle {1:x}", p.priority, p.handle).str();
+    r += formatv(" prio {0} handle {1}", p.priority, p.handle).str();
   return r;
 }
 

@@ -37,7 +37,7 @@ struct AttachPoint {
   friend bool operator==(const AttachPoint &, const AttachPoint &) = default;
 };
 
-/// "eth0 xdp", "eth0 tc-ingress prio 1 handle 0x1", "jmp_table[3]"
+/// "eth0 xdp", "eth0 tc-ingress prio 1 handle 1", "jmp_table[3]"
 std::string describe(const AttachPoint &point);
 
 /// Id of the program that is attached there now; none where nothing is.
