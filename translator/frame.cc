@@ -32,8 +32,8 @@ struct Range {
 
 class Layout {
 public:
-  Layout(const Pipeline &pipeline, const Program &program, const ProgramFacts &facts, uint32_t sub)
-      : pipeline_(pipeline), program_(program), facts_(facts), sub_(facts.subprograms[sub]) {}
+  Layout(const Pipeline &pipeline, const Program &program, const ProgramFacts &facts, uint32_t sub, bool whole)
+      : pipeline_(pipeline), program_(program), facts_(facts), sub_(facts.subprograms[sub]), whole_(whole) {}
 
   Expected<FrameLayout> run() {
     scan();
@@ -96,6 +96,8 @@ private:
     case Op::ld_map:
     case Op::ld_map_value:
     case Op::ld_func:
+    case Op::ld_btf_id:
+    case Op::cpu:
     case Op::ja:
     case Op::may_goto:
     case Op::ld_abs:
@@ -177,7 +179,7 @@ private:
     }
     // A pointer whose offset is lost at a join must exist as a value before it.
     for (uint32_t s : b.successors)
-      for (unsigned r = 0; r < 10; ++r)
+      for (unsigned r = 0; r < register_count; ++r)
         if (sub_.cfg.blocks[s].live_in & (1u << r) && state.regs[r].kind == Kind::stack) {
           const Provenance &to = sub_.entry[s].regs[r];
           if (to.kind != Kind::stack || !to.exact)
@@ -186,6 +188,7 @@ private:
   }
 
   void scan() {
+    whole_ = facts_.unknown_access; // it may be to any byte of the frame
     for (uint32_t b : sub_.cfg.order)
       for_each_insn(b, [&](uint32_t i, const State &state) { visit(i, state); });
   }
@@ -311,7 +314,7 @@ private:
   const SubprogramFacts &sub_;
   std::vector<Range> ranges_;
   std::vector<int64_t> values_;
-  bool whole_ = false;
+  bool whole_;
   std::optional<Range> bad_;
   uint32_t bad_at_ = 0;
 };
@@ -319,8 +322,8 @@ private:
 } // namespace
 
 Expected<FrameLayout> layout_frame(const Pipeline &pipeline, const Program &program,
-                                   const ProgramFacts &facts, uint32_t subprogram) {
-  return Layout(pipeline, program, facts, subprogram).run();
+                                   const ProgramFacts &facts, uint32_t subprogram, bool whole) {
+  return Layout(pipeline, program, facts, subprogram, whole).run();
 }
 
 } // namespace ujit

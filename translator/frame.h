@@ -24,8 +24,8 @@ struct FrameLayout {
   size_t object_at(int64_t offset) const;
 };
 
-/// Errors (input): an access outside of the frame.
+/// `whole`: a single object, whatever the accesses are. Errors (input): an access outside of the frame.
 Expected<FrameLayout> layout_frame(const Pipeline &pipeline, const Program &program,
-                                   const ProgramFacts &facts, uint32_t subprogram);
+                                   const ProgramFacts &facts, uint32_t subprogram, bool whole = false);
 
 } // namespace ujit

@@ -11,7 +11,9 @@
 //   @ujit.cpu                 an i64 in the instance: number of this CPU
 //   @ujit.const.N             the contents of a frozen map, as a constant
 //   @ujit.tail_call           void (ptr context, ptr map, i32 index, i32 slot): a tail call; comes back if it
-//   fails
+//                             fails. With TranslateOptions::leaving, a bundle "ujit.live" of pairs (i32 offset
+//                             in the leave frame, value) says what is alive behind it
+//   ujit.<program>.resume     i64 (ptr context, ptr instance, i64 count, ptr frame)     see ResumePoint
 //   @bpf_...                  helpers
 #pragma once
 
@@ -21,8 +23,20 @@
 
 namespace ujit {
 
+/// Where a program goes on behind a tail call that left the image and failed: its number, and the call.
+struct ResumePoint {
+  uint32_t number = 0;
+  uint32_t insn = 0;
+};
+
 struct TranslateOptions {
   bool debug_info = true;
+  /// Tail calls can leave the image (docs/design.md, "Leaving and coming back"): the program has a fourth
+  /// argument, the leave frame, and its tail calls say what is alive behind them.
+  bool leaving = false;
+  /// Not empty: instead of the program, its resume function, which restores the state from the leave frame and
+  /// goes on at the point whose number is in it. Needs `leaving`.
+  std::vector<ResumePoint> resume = {};
   /// Maps whose values only this pipeline's programs touch, one CPU at a time and within one run, by the
   /// manifest's word: plain loads and stores, in a domain of their own.
   std::vector<bool> scratch;
@@ -44,7 +58,10 @@ Expected<std::unique_ptr<llvm::Module>> translate(const Pipeline &pipeline, Prog
 constexpr size_t register_memory_limit = 120'000;
 constexpr const char huge_attribute[] = "ujit-huge";
 
+constexpr const char live_bundle[] = "ujit.live";
+
 std::string program_symbol(const Program &program);
+std::string resume_symbol(const Program &program);
 std::string subprogram_symbol(const Program &program, const Subprogram &sub);
 
 /// Triple and data layout of all modules.

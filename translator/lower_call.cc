@@ -22,6 +22,10 @@ Error Lowering::lower_ld_imm64(uint32_t slot, const Insn &insn, const InsnRow &r
   case Op::ld_func:
     write(insn.dst, nullptr); // known by its provenance where it is used
     return Error::success();
+  case Op::ld_btf_id:
+    if (p_.pipeline.kernel)
+      return lower_kernel_variable(slot, insn);
+    [[fallthrough]];
   default:
     return fail(unsupported("`" + print_insn(program_.insns, slot) + "` is not supported in object form")
                     .at(slot)
@@ -30,16 +34,6 @@ Error Lowering::lower_ld_imm64(uint32_t slot, const Insn &insn, const InsnRow &r
 }
 
 // --- Helpers -----------------------------------------------------------------------------------------
-
-static bool is_pointer_arg(Arg a) {
-  switch (a) {
-  case Arg::none:
-  case Arg::scalar:
-  case Arg::size:
-  case Arg::any: return false;
-  default: return true;
-  }
-}
 
 static bool writes_through(Arg a) {
   return a == Arg::value_out || a == Arg::mem_write || a == Arg::mem_rw || a == Arg::fixed_mem ||
@@ -63,7 +57,7 @@ void Lowering::describe_effects(CallInst *call, const Helper &helper, const Help
     Arg kind = effects->args[a];
     if (kind == Arg::any && state_.regs[a + 1].is_pointer())
       any_pointer = true;
-    if (!is_pointer_arg(kind))
+    if (!ujit::is_pointer(kind))
       continue;
     if (!effects->captures)
       call->addParamAttr(a, Attribute::NoCapture);
@@ -126,6 +120,8 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
     for (unsigned r = 1; r <= 5; ++r)
       write(r, nullptr);
   };
+  if (p_.pipeline.kernel && id == helper_map_lookup_elem && lower_kernel_lookup(slot))
+    return Error::success();
   const Provenance &map = state_.regs[1];
   if (id == helper_map_lookup_elem && map.kind == Kind::map_object && map.id != Provenance::any_map &&
       p_.options.inline_lookups) {
@@ -135,7 +131,7 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
       return Error::success();
     }
   }
-  if (helper->name == "bpf_get_smp_processor_id") {
+  if (helper->name == "bpf_get_smp_processor_id" && !p_.pipeline.kernel) {
     LoadInst *cpu = builder_.CreateAlignedLoad(i64(), p_.symbol("ujit.cpu", i64()), Align(8));
     cpu->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(p_.context(), {}));
     clobber(cpu);
@@ -159,7 +155,7 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
   std::vector<Value *> args;
   for (unsigned a = 0; a < helper->argc; ++a) {
     Arg kind = effects ? effects->args[a] : Arg::any;
-    bool pointer = is_pointer_arg(kind);
+    bool pointer = ujit::is_pointer(kind);
     types.push_back(pointer ? (Type *)builder_.getPtrTy() : i64());
     if (kind == Arg::none)
       args.push_back(ConstantInt::get(i64(), 0));
@@ -177,8 +173,10 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
     args[2] = packed;
   }
   bool pointer = effects && effects->ret != Ret::scalar && effects->ret != Ret::none;
+  // Verified form: one helper may be several kernel functions.
+  const KernelCall *kernel_call = p_.pipeline.kernel ? program_.kernel_call_at(slot) : nullptr;
   FunctionCallee f = p_.module.getOrInsertFunction(
-      helper->name, FunctionType::get(pointer ? (Type *)builder_.getPtrTy() : i64(), types, false));
+      kernel_call ? StringRef(kernel_call->symbol) : StringRef(helper->name), FunctionType::get(pointer ? (Type *)builder_.getPtrTy() : i64(), types, false));
   CallInst *call = builder_.CreateCall(f, args);
   if (effects && effects->ret == Ret::mem_or_null)
     call->addRetAttr(Attribute::NoAlias); // a record that nobody else has yet
@@ -361,7 +359,8 @@ Error Lowering::lower_tail_call(uint32_t slot) {
       program_.type == ProgType::unspec ? (sub_ == 0 ? function_->getArg(0) : as_ptr(1)) : as_ptr(1);
   CallInst *call =
       builder_.CreateCall(f, {context, as_ptr(2), builder_.CreateTrunc(as_int(3), builder_.getInt32Ty()),
-                              builder_.getInt32(slot)});
+                              builder_.getInt32(slot)},
+                          live_state(slot));
   call->addFnAttr(Attribute::NoMerge);
   call->addFnAttr(Attribute::NoUnwind);
   for (unsigned r = 1; r <= 5; ++r)
