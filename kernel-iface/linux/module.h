@@ -1,11 +1,13 @@
 // A fused image as a kernel module, written without the kernel's headers or build system: the image's
 // sections and relocations, a `struct module` of the size that the kernel's BTF tells, an init function that
-// checks and holds every map and program, and split BTF that makes each entry a kfunc. Nothing of the kernel
-// is patched.
+// checks and holds every map and program (module_init.c), and split BTF that makes each entry a kfunc.
+// Nothing of the kernel is patched.
 #pragma once
 
 #include "kernel-iface/linux/capture.h"
+#include "kernel-iface/linux/module_table.h"
 
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,15 +16,31 @@ namespace ujit {
 
 /// What the running kernel demands of a module and of its code.
 struct ModuleKernel {
-  std::string vermagic;
-  std::optional<uint32_t>
-      module_layout_crc; ///< from an installed module's __versions; none: kernel without modversions
+  std::string release;  ///< uname -r
+  std::string vermagic; ///< from an installed module
+  /// Check sums of exported symbols that modules import, from the same modules; empty: kernel without
+  /// modversions.
+  std::map<std::string, uint32_t> symbol_crcs;
   uint32_t module_size = 0, module_init = 0, module_exit = 0, module_name = 0; ///< struct module
-  bool return_thunks = false, retpolines = false, ibt = false, sls = false;
-  bool call_sites = false, return_sites = false, retpoline_sites = false; ///< sections that the kernel wants
+  uint32_t file_operations_size = 0, file_operations_release = 0;
+  ujit_module_table layout{}; ///< only its `..._at` members
+  /// What code must use: these thunks exist; indirect branches land on endbr; int3 follows returns.
+  bool return_thunks = false, retpolines = false, ibt = false, sls = true;
+  /// Sections that the kernel patches code by.
+  bool call_sites = false, return_sites = false, retpoline_sites = false;
   std::string refusal; ///< not empty: why this kernel takes no module of ours, and what would help
 };
-Expected<ModuleKernel> read_module_kernel();
+
+/// Looks at the kernel; `modules` is where installed modules are searched ("" means /lib/modules/RELEASE).
+/// Errors: the kernel's BTF or list of symbols cannot be read. What stands against loading is no error but
+/// `refusal`.
+Expected<ModuleKernel> read_module_kernel(const std::string &modules = "");
+
+/// Names of the kernel functions whose addresses every module needs beside those of its image.
+std::span<const std::string> module_functions();
+
+/// The kernel's loader resolves this symbol itself: ModuleSpec::addresses need not have it.
+bool resolved_by_kernel(llvm::StringRef symbol);
 
 struct ModuleEntry {
   std::string
@@ -39,23 +57,34 @@ struct ModuleSpec {
   uint32_t frame_bytes = 0;                      ///< largest leave frame; 0: the image never leaves
   std::vector<const CapturedMap *> maps;         ///< held and checked by init
   std::vector<const CapturedProgram *> programs; ///< held and checked by init
-  std::map<std::string, uint64_t> addresses;     ///< of undefined symbols; all checked in init by name
+  std::map<std::string, uint64_t> addresses;     ///< of undefined symbols and module_functions()
 };
 
-/// The .ko file's bytes. The same input gives the same bytes.
-/// Errors: an undefined symbol without an address, a call out of reach, a relocation type outside the
-/// allow-list.
+/// The .ko file's bytes. The same input gives the same bytes. They hold kernel addresses and descriptor
+/// numbers of this process. Errors: an undefined symbol without an address, a call out of reach, a relocation
+/// type outside the allow-list, an image with writable data.
 Expected<std::vector<uint8_t>> write_module(const ModuleSpec &spec, const ModuleKernel &kernel);
 
 /// A module that is loaded; dropping the object does not unload it.
 struct InsertedModule {
   std::string name;
-  Fd btf;                          ///< of its split BTF: what stubs name in their fd_array
-  std::vector<uint32_t> kfunc_ids; ///< by entry: BTF ids in it
+  Fd btf{};                          ///< of its split BTF: what stubs name in their fd_array
+  std::vector<uint32_t> kfunc_ids{}; ///< by entry: BTF ids in it
+  /// While it is open, programs that this process loads may call the entries. Closed (also by the end of this
+  /// process), no program can be bound to them any more.
+  Fd open{};
 };
 
-/// finit_module from memory. Errors: each refusal of the kernel or of our init with its cause and what to do.
+/// finit_module from memory. Errors: each refusal of the kernel or of our init with its cause and what to do;
+/// nothing is left loaded then.
 Expected<InsertedModule> insert_module(const ModuleSpec &spec, std::span<const uint8_t> module);
-Error remove_module(const std::string &name);
+
+/// Closes `module.open`, and checks that `stubs` programs use the module: the stubs and nobody else.
+/// Errors: another number of users; the module is sealed all the same.
+Error seal_module(InsertedModule &module, unsigned stubs);
+
+/// Waits for the last user to be gone (the kernel frees programs a little after their last reference).
+/// Errors: still in use after `patience_ms`; no such module.
+Error remove_module(const std::string &name, unsigned patience_ms = 5000);
 
 } // namespace ujit
