@@ -5,6 +5,7 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -33,6 +34,18 @@ std::optional<uint32_t> find_member(const btf *types, uint32_t id, const std::st
   return std::nullopt;
 }
 
+void add_pointers(const btf *types, uint32_t id, uint32_t base, std::vector<uint32_t> &out) {
+  const btf_type *type = btf__type_by_id(types, id);
+  while (type && (btf_is_mod(type) || btf_is_typedef(type)))
+    type = btf__type_by_id(types, type->type);
+  if (type && btf_is_ptr(type))
+    out.push_back(base);
+  if (!type || !btf_is_composite(type))
+    return;
+  for (uint32_t i = 0; i < btf_vlen(type); ++i)
+    add_pointers(types, btf_members(type)[i].type, base + btf_member_bit_offset(type, i) / 8, out);
+}
+
 } // namespace
 
 void KernelTypes::Free::operator()(btf *b) const { btf__free(b); }
@@ -52,6 +65,17 @@ Expected<uint32_t> KernelTypes::offset_of(const std::string &type, const std::st
     if (auto offset = find_member(btf_.get(), uint32_t(id), member, 0))
       return *offset;
   return unsupported(llvm::formatv("the kernel has no {0}.{1}", type, member)).error();
+}
+
+Expected<std::vector<uint32_t>> KernelTypes::pointers_in(const std::string &type) const {
+  const int id = btf__find_by_name_kind(btf_.get(), type.c_str(), BTF_KIND_STRUCT);
+  if (id <= 0)
+    return unsupported("the kernel has no struct " + type).error();
+  std::vector<uint32_t> out;
+  add_pointers(btf_.get(), uint32_t(id), 0, out);
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
 }
 
 Expected<uint32_t> KernelTypes::size_of(const std::string &type) const {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 struct btf;
 
@@ -19,6 +20,8 @@ public:
   /// Byte offset of a member, also of one in an unnamed struct or union inside. Errors: no such struct or
   /// member.
   Expected<uint32_t> offset_of(const std::string &type, const std::string &member) const;
+  /// Byte offsets of all pointers in a struct, also in structs and unions inside, sorted.
+  Expected<std::vector<uint32_t>> pointers_in(const std::string &type) const;
   /// Bytes of a struct.
   Expected<uint32_t> size_of(const std::string &type) const;
 
