@@ -2,6 +2,8 @@
 // the optimiser knows of symbols (they differ, they are not null), become loads from the instance.
 #include "lto/fuse.h"
 
+#include "translator/lower.h"
+
 #include "llvm/IR/Constants.h"
 #include "llvm/IR/DebugInfoMetadata.h"
 #include "llvm/IR/IRBuilder.h"
@@ -17,6 +19,7 @@ namespace {
 struct Symbol {
   InstanceSlot slot;
   bool is_address = false; ///< the slot's own address is meant (the program loads from it), not what it holds
+  bool per_cpu = false;    ///< the slot leads to an offset from this CPU's base, and that is the address
 };
 
 std::optional<Symbol> parse_symbol(StringRef name) {
@@ -40,7 +43,10 @@ std::optional<Symbol> parse_symbol(StringRef name) {
     s.slot.kind = InstanceSlot::map;
   else if (kind == "values")
     s.slot.kind = InstanceSlot::values;
-  else if (kind == "program")
+  else if (kind == "percpu") {
+    s.slot.kind = InstanceSlot::values;
+    s.per_cpu = true;
+  } else if (kind == "program")
     s.slot.kind = InstanceSlot::program;
   else
     return std::nullopt;
@@ -49,6 +55,22 @@ std::optional<Symbol> parse_symbol(StringRef name) {
 
 /// Programs and entries have (context, instance, ...), subprograms (instance, ...).
 Argument *instance_of(Function &f) { return f.getArg(f.getCallingConv() == CallingConv::Fast ? 0 : 1); }
+
+/// The address on this CPU whose offset is at `offset_at`. Neither changes while a chain runs.
+Value *this_cpu_address(IRBuilder<> &b, Value *offset_at) {
+  Module &module = *b.GetInsertBlock()->getModule();
+  GlobalVariable *base = module.getNamedGlobal("this_cpu_off");
+  if (!base)
+    base = new GlobalVariable(module, b.getInt64Ty(), false, GlobalValue::ExternalLinkage, nullptr,
+                              "this_cpu_off", nullptr, GlobalValue::NotThreadLocal, gs_address_space);
+  auto invariant = [&](Value *at) {
+    LoadInst *l = b.CreateAlignedLoad(b.getInt64Ty(), at, Align(8));
+    l->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(module.getContext(), {}));
+    return l;
+  };
+  Value *sum = b.CreateAdd(invariant(offset_at), invariant(base));
+  return b.CreateIntToPtr(sum, b.getPtrTy());
+}
 
 } // namespace
 
@@ -78,6 +100,8 @@ void bind_instance(Module &module, const InstanceLayout &layout) {
         l->setMetadata(LLVMContext::MD_nonnull, none);
         v = l;
       }
+      if (symbol.per_cpu)
+        v = this_cpu_address(b, v);
       if (auto *phi = dyn_cast<PHINode>(user)) { // one block may come in several times, with one value
         BasicBlock *from = phi->getIncomingBlock(use);
         for (unsigned i = 0; i < phi->getNumIncomingValues(); ++i)

@@ -25,6 +25,8 @@ RegisterUse register_use(const Insn &insn, const InsnRow &row, unsigned args) {
   case Op::movsx: return {src, dst};
   case Op::load:
   case Op::load_sx:
+  case Op::load_probe:
+  case Op::load_probe_sx:
   case Op::load_acquire: return {bit(insn.src), dst};
   case Op::store:
   case Op::store_release: return {uint16_t(dst | src), 0};
@@ -36,6 +38,7 @@ RegisterUse register_use(const Insn &insn, const InsnRow &row, unsigned args) {
   case Op::atomic_xchg: return {uint16_t(dst | bit(insn.src)), row.fetch ? bit(insn.src) : uint16_t(0)};
   case Op::ld_abs: return {bit(6), caller_saved};
   case Op::ld_ind: return {uint16_t(bit(6) | bit(insn.src)), caller_saved};
+  case Op::cpu:
   case Op::ld_imm64:
   case Op::ld_map:
   case Op::ld_map_value:
@@ -150,7 +153,7 @@ static void compute_liveness(const Program &program, Cfg &cfg) {
   }
 }
 
-Cfg build_cfg(const Program &program, const Subprogram &sub) {
+Cfg build_cfg(const Program &program, const Subprogram &sub, bool end_at_tail_calls) {
   const std::vector<Insn> &insns = program.insns;
   std::vector<uint8_t> leader(sub.end - sub.start + 1);
   auto mark = [&](int64_t slot) { leader[size_t(slot - sub.start)] = 1; };
@@ -160,7 +163,8 @@ Cfg build_cfg(const Program &program, const Subprogram &sub) {
     if (row.op == Op::ja || is_conditional(row.op)) {
       mark(jump_target(i, insns[i], row));
       mark(i + 1);
-    } else if (row.op == Op::exit) {
+    } else if (row.op == Op::exit ||
+               (end_at_tail_calls && row.op == Op::call_helper && uint32_t(insns[i].imm) == helper_tail_call)) {
       mark(i + 1);
     }
   }

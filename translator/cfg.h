@@ -51,7 +51,8 @@ struct RegisterUse {
 };
 RegisterUse register_use(const Insn &insn, const InsnRow &row, unsigned call_args);
 
-/// `program` must have passed check_program(). Time is linear in the instructions.
-Cfg build_cfg(const Program &program, const Subprogram &sub);
+/// `program` must have passed check_program(). `end_at_tail_calls`: blocks end behind tail calls too, so that
+/// one can be entered there. Time is linear in the instructions.
+Cfg build_cfg(const Program &program, const Subprogram &sub, bool end_at_tail_calls = false);
 
 } // namespace ujit

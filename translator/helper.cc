@@ -42,6 +42,16 @@ const Helper *find_helper(std::string_view name) {
   return it != by_name.end() && it->name == name ? &*it : nullptr;
 }
 
+bool is_pointer(Arg a) {
+  switch (a) {
+  case Arg::none:
+  case Arg::scalar:
+  case Arg::size:
+  case Arg::any: return false;
+  default: return true;
+  }
+}
+
 EffectsOverride effects_override_for_tests = nullptr;
 
 const HelperEffects *find_effects(uint32_t id) {

@@ -31,6 +31,9 @@ enum class Arg : uint8_t {
 
 enum class Ret : uint8_t { scalar, none, map_value_or_null, map_or_value_or_null, mem_or_null, object_or_null };
 
+/// Arguments that helpers take as addresses; `any` may be one.
+bool is_pointer(Arg arg);
+
 /// Memory that a helper may touch beside its pointer arguments.
 enum Touch : uint16_t {
   touch_nothing = 0,

@@ -249,6 +249,10 @@ Expected<uint64_t> Interpreter::execute(Frame &frame) {
     case Op::to_be:
     case Op::bswap: dst = swap_bytes(dst, row.bits); break;
 
+    case Op::cpu:
+    case Op::load_probe:
+    case Op::load_probe_sx: llvm_unreachable("verified form is not interpreted");
+
     case Op::load:
     case Op::load_sx:
     case Op::load_acquire:

@@ -190,6 +190,20 @@ constexpr auto first_row = [] {
   return first;
 }();
 
+// clang-format off
+// Mode bits 0x20 and 0x40 of a load; a plain move with an offset that no version of the standard uses.
+constexpr std::array verified_rows = {
+  LOAD(load_probe,    0x31, 255, 8,  "probe u"),
+  LOAD(load_probe,    0x29, 255, 16, "probe u"),
+  LOAD(load_probe,    0x21, 255, 32, "probe u"),
+  LOAD(load_probe,    0x39, 255, 64, "probe u"),
+  LOAD(load_probe_sx, 0x51, 255, 8,  "probe s"),
+  LOAD(load_probe_sx, 0x49, 255, 16, "probe s"),
+  LOAD(load_probe_sx, 0x41, 255, 32, "probe s"),
+  InsnRow{Op::cpu, 0xbf, none, 64, 0, false, 255, any, zero, is(-2), zero, "$d = cpu"},
+};
+// clang-format on
+
 bool selects(const FieldRule &rule, int32_t value) {
   return rule.kind != FieldRule::equals || rule.value == value;
 }
@@ -200,6 +214,10 @@ void print_distance(llvm::raw_ostream &os, int64_t distance) { os << (distance <
 
 std::span<const InsnRow> isa_table() { return rows; }
 
+std::span<const InsnRow> private_rows() { return verified_rows; }
+
+bool is_private(const InsnRow &row) { return row.version == 255; }
+
 std::span<const InsnRow> rows_of_opcode(uint8_t opcode) {
   return std::span(rows).subspan(first_row[opcode], first_row[opcode + 1] - first_row[opcode]);
 }
@@ -207,6 +225,9 @@ std::span<const InsnRow> rows_of_opcode(uint8_t opcode) {
 const InsnRow *find_row(const Insn &insn) {
   for (const InsnRow &row : rows_of_opcode(insn.opcode))
     if (selects(row.src, insn.src) && selects(row.offset, insn.offset) && selects(row.imm, insn.imm))
+      return &row;
+  for (const InsnRow &row : verified_rows)
+    if (row.opcode == insn.opcode && selects(row.offset, insn.offset))
       return &row;
   return nullptr;
 }
@@ -220,7 +241,7 @@ bool is_atomic(Op op) { return op >= Op::atomic_add && op <= Op::store_release; 
 bool is_ld_imm64(Op op) { return op >= Op::ld_imm64 && op <= Op::ld_map_idx_value; }
 bool is_sink(Op op) { return op == Op::ja || op == Op::exit; }
 
-bool writes_dst(Op op) { return op <= Op::load_sx || op == Op::load_acquire || is_ld_imm64(op); }
+bool writes_dst(Op op) { return op <= Op::load_probe_sx || op == Op::load_acquire || is_ld_imm64(op); }
 
 Expected<std::vector<Insn>> decode_bytes(std::span<const uint8_t> bytes) {
   if (bytes.size() % 8)

@@ -33,10 +33,13 @@ enum class Op : uint8_t {
   add, sub, mul, div, sdiv, mod, smod, or_, and_, xor_, lsh, rsh, arsh, neg,
   mov,
   movsx, ///< sign-extends the low InsnRow::bits of src
+  cpu,   ///< verified form: number of this CPU; no call, so r1 to r5 survive it
   // byte order: operates on the low InsnRow::bits of dst and zero-extends
   to_le, to_be, bswap,
   // memory: InsnRow::bits is the access size
-  load, load_sx, store,
+  load, load_sx,
+  load_probe, load_probe_sx, ///< verified form: 0 where the address may not be read
+  store,
   atomic_add, atomic_or, atomic_and, atomic_xor, atomic_xchg, atomic_cmpxchg,
   load_acquire, store_release,
   ld_abs, ld_ind,
@@ -44,7 +47,7 @@ enum class Op : uint8_t {
   ld_imm64,     ///< a number
   ld_map,       ///< imm: MapId in canonical form
   ld_map_value, ///< imm: MapId, second slot's imm: byte offset into the map's (first) value
-  ld_btf_id,    ///< imm: BTF id of a kernel variable: object form refuses it
+  ld_btf_id,    ///< imm: BTF id of a kernel variable (verified form: 0, its name is a KernelCall): object form refuses it
   ld_func,      ///< imm: slot distance to a subprogram, as for call_local (from the slot after the first)
   ld_map_idx, ld_map_idx_value, ///< fd_array forms: refused outside the loader
   // control flow
@@ -84,8 +87,16 @@ struct InsnRow {
   std::string_view mnemonic;
 };
 
-/// All rows, in opcode order.
+/// All rows of the standard, in opcode order.
 std::span<const InsnRow> isa_table();
+
+/// Verified form only: what kernels use among themselves behind their verifier, as canonical form keeps it.
+/// find_row() knows these rows, check_program() takes them in verified form alone.
+std::span<const InsnRow> private_rows();
+bool is_private(const InsnRow &row);
+
+/// r0 to r10, and the kernel's scratch register (BPF_REG_AX), which only verified form has.
+constexpr unsigned register_count = 12, scratch_register = 11;
 
 /// The rows that share an opcode byte: none, one, or those that src, offset or imm tell apart.
 std::span<const InsnRow> rows_of_opcode(uint8_t opcode);
@@ -123,12 +134,15 @@ std::string print_insn(std::span<const Insn> insns, uint32_t at);
 /// The standard defines division by an immediate 0 and masks immediate shifts; the kernel refuses both.
 enum class ImmediateRules : uint8_t { kernel, standard };
 
+/// Whose instructions: a user's, or canonical instructions of a program that a kernel has verified.
+enum class Form : uint8_t { object, verified };
+
 /// Checks what the instruction-set standard demands of a program: known rows, reserved fields zero,
 /// registers 0 to 10 and r10 not written, shift and division immediates, complete 64-bit immediates, jumps
 /// inside the same subprogram and not into the middle of an instruction, calls of subprograms only, no
 /// falling off the end. Reports the first violation, with its slot; the caller adds file and program.
 /// `starts` are the first slots of the subprograms, sorted, beginning with 0.
 Error check_program(std::span<const Insn> insns, std::span<const uint32_t> starts,
-                    ImmediateRules rules = ImmediateRules::kernel);
+                    ImmediateRules rules = ImmediateRules::kernel, Form form = Form::object);
 
 } // namespace ujit

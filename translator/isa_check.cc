@@ -38,7 +38,7 @@ Error unknown_insn(uint32_t at, const Insn &insn) {
   return refuse(at, formatv("opcode {0:x2} has no form with these fields", insn.opcode));
 }
 
-Error check_fields(uint32_t at, const Insn &insn, const InsnRow &row, ImmediateRules rules) {
+Error check_fields(uint32_t at, const Insn &insn, const InsnRow &row, ImmediateRules rules, Form form) {
   auto reserved = [&](const char *field, FieldRule rule, int32_t value) -> Error {
     if (rule.kind != FieldRule::zero || value == 0)
       return Error::success();
@@ -54,7 +54,7 @@ Error check_fields(uint32_t at, const Insn &insn, const InsnRow &row, ImmediateR
     return e;
 
   for (auto [rule, number] : {std::pair(row.dst, insn.dst), std::pair(row.src, insn.src)})
-    if (rule.kind == FieldRule::any && number > 10)
+    if (rule.kind == FieldRule::any && number > 10 && !(form == Form::verified && number == scratch_register))
       return refuse(at, formatv("register r{0} does not exist", unsigned(number)));
   bool returns_in_src = row.fetch && row.op != Op::atomic_cmpxchg;
   if ((writes_dst(row.op) && insn.dst == 10) || (returns_in_src && insn.src == 10))
@@ -109,7 +109,8 @@ Error check_starts(std::span<const Insn> insns, std::span<const uint32_t> starts
 
 } // namespace
 
-Error check_program(std::span<const Insn> insns, std::span<const uint32_t> starts, ImmediateRules rules) {
+Error check_program(std::span<const Insn> insns, std::span<const uint32_t> starts, ImmediateRules rules,
+                    Form form) {
   if (Error e = check_starts(insns, starts))
     return e;
 
@@ -126,9 +127,9 @@ Error check_program(std::span<const Insn> insns, std::span<const uint32_t> start
     uint32_t last_at = start;
     for (uint32_t at = start; at < end; at++) {
       const InsnRow *row = find_row(insns[at]);
-      if (!row)
+      if (!row || (is_private(*row) && form == Form::object))
         return unknown_insn(at, insns[at]);
-      if (Error e = check_fields(at, insns[at], *row, rules))
+      if (Error e = check_fields(at, insns[at], *row, rules, form))
         return e;
       last = row->op;
       last_at = at;

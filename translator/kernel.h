@@ -35,6 +35,9 @@ struct KernelContext {
   uint32_t size = 0;                        ///< of the struct
   std::vector<KernelContextMember> members; ///< pointer members, sorted by offset
   uint32_t cb_offset = 0; ///< sk_buff: first byte of the five words that programs see as cb[]
+
+  /// The pointer member at `offset`, or null.
+  const KernelContextMember *member(uint64_t offset) const;
 };
 
 /// Offsets in bytes, from the kernel's BTF.

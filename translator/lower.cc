@@ -7,6 +7,7 @@
 #include "llvm/IR/Verifier.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/raw_ostream.h"
+#include "llvm/Transforms/Utils/Local.h"
 
 namespace ujit {
 
@@ -15,8 +16,18 @@ using Kind = Provenance::Kind;
 
 std::string program_symbol(const Program &program) { return "ujit." + program.name; }
 
+std::string resume_symbol(const Program &program) { return "ujit-resume." + program.name; }
+
 std::string subprogram_symbol(const Program &program, const Subprogram &sub) {
   return "ujit." + program.name + "." + sub.name;
+}
+
+void add_code_attributes(Function &f) {
+  f.addFnAttr(Attribute::NoUnwind);
+  f.addFnAttr(Attribute::NoImplicitFloat);
+  f.addFnAttr(Attribute::NoRedZone);
+  f.addFnAttr("frame-pointer", "all");
+  f.addFnAttr("no-builtins");
 }
 
 void set_target(Module &module) {
@@ -111,7 +122,7 @@ void Lowering::enter_function() {
                                   Align(8));
 
   if (registers_in_memory_)
-    for (unsigned r = 0; r < 10; ++r)
+    for (unsigned r = 0; r < register_count; ++r)
       register_memory_[r] = builder_.CreateAlloca(i64(), nullptr, "r" + Twine(r));
 
   const State &start = facts_.entry[0];
@@ -145,6 +156,8 @@ void Lowering::enter_function() {
   } else {
     out_.resize(first_.size());
   }
+  if (is_resume())
+    return resume();
   builder_.CreateBr(first_[0]);
 }
 
@@ -158,15 +171,16 @@ void Lowering::enter_block(uint32_t b) {
     return load_registers(b);
   if (b == 0 && block.predecessors.empty())
     return; // values_ are the arguments
-  if (b != 0 && block.predecessors.size() == 1 && done_[block.predecessors[0]]) {
+  auto resumed = resumed_.find(b);
+  if (b != 0 && block.predecessors.size() == 1 && done_[block.predecessors[0]] && resumed == resumed_.end()) {
     const Out &pred = out_[block.predecessors[0]];
-    for (unsigned r = 0; r < 11; ++r)
+    for (unsigned r = 0; r < register_count; ++r)
       values_[r] = block.live_in & (1u << r) ? convert(pred.values[r], pred.regs[r], entry.regs[r]) : nullptr;
     return;
   }
   // A loop back to the first instruction: the arguments come in through the entry block.
-  std::array<Value *, 11> arguments = values_;
-  for (unsigned r = 0; r < 11; ++r) {
+  std::array<Value *, register_count> arguments = values_;
+  for (unsigned r = 0; r < register_count; ++r) {
     values_[r] = nullptr;
     const Provenance &p = entry.regs[r];
     if (!(block.live_in & (1u << r)) || is_recomputed(p) || p.kind == Kind::unset || p.kind == Kind::function)
@@ -176,7 +190,9 @@ void Lowering::enter_block(uint32_t b) {
     phi->insertBefore(*first_[b], first_[b]->getFirstNonPHIIt());
     values_[r] = phi;
     phis_.push_back({phi, b, r});
-    if (b == 0) {
+    if (resumed != resumed_.end())
+      phi->addIncoming(resumed->second.second[r], resumed->second.first);
+    if (b == 0 && !is_resume()) {
       IRBuilder<>::InsertPointGuard guard(builder_);
       BasicBlock *start = &function_->getEntryBlock();
       builder_.SetInsertPoint(start->getTerminator());
@@ -191,7 +207,7 @@ void Lowering::enter_block(uint32_t b) {
 void Lowering::load_registers(uint32_t b) {
   const Block &block = facts_.cfg.blocks[b];
   const State &entry = facts_.entry[b];
-  for (unsigned r = 0; r < 11; ++r) {
+  for (unsigned r = 0; r < register_count; ++r) {
     values_[r] = nullptr;
     const Provenance &p = entry.regs[r];
     if (block.reads & (1u << r) && !is_recomputed(p) && p.kind != Kind::unset && p.kind != Kind::function)
@@ -207,7 +223,9 @@ void Lowering::store_registers(uint32_t b) {
   uint16_t needed = 0;
   for (uint32_t s : block.successors)
     needed |= facts_.cfg.blocks[s].live_in;
-  for (unsigned r = 0; r < 10; ++r) {
+  for (unsigned r = 0; r < register_count; ++r) {
+    if (r == 10)
+      continue;
     bool is_new = (block.writes | block.reads) & (1u << r) || is_recomputed(entry.regs[r]);
     if (!(needed & (1u << r)) || !is_new)
       continue;
@@ -268,6 +286,8 @@ Error Lowering::run() {
     if (Error e = lower_block(b))
       return e;
   finish_phis();
+  if (is_resume())
+    removeUnreachableBlocks(*function_);
   return Error::success();
 }
 
@@ -311,6 +331,9 @@ Error Lowering::lower_insn(uint32_t slot, const Insn &insn, const InsnRow &row) 
   case Op::load:
   case Op::load_sx:
   case Op::load_acquire: return lower_load(slot, insn, row);
+  case Op::load_probe:
+  case Op::load_probe_sx: return lower_load_probe(insn, row), Error::success();
+  case Op::cpu: return lower_cpu(slot, insn), Error::success();
   case Op::store:
   case Op::store_release: return lower_store(slot, insn, row);
   case Op::atomic_add:
@@ -332,6 +355,8 @@ Error Lowering::lower_insn(uint32_t slot, const Insn &insn, const InsnRow &row) 
   case Op::call_local: return lower_local_call(slot, insn);
   case Op::callx: return lower_callx(slot, insn);
   case Op::call_kfunc:
+    if (p_.pipeline.kernel)
+      return lower_kernel_call(slot);
     return fail(unsupported(formatv("kernel function #{0} cannot be called in object form", insn.imm))
                     .at(slot)
                     .with_hint("kernel functions are known only once a kernel has loaded the program"));
@@ -386,6 +411,8 @@ static Function *declare_program(ProgramLowering &p, uint32_t s) {
   std::vector<Type *> params;
   if (s == 0) {
     params = {ptr, ptr, i64};
+    if (p.options.leaving)
+      params.push_back(ptr);
   } else {
     params = {ptr, i64};
     const State &entry = p.facts.subprograms[s].entry[0];
@@ -393,28 +420,28 @@ static Function *declare_program(ProgramLowering &p, uint32_t s) {
       if (entry.regs[r].kind != Kind::unset)
         params.push_back(entry.regs[r].is_pointer() ? ptr : i64);
   }
-  Function *f =
-      Function::Create(FunctionType::get(i64, params, false),
-                       s == 0 ? GlobalValue::ExternalLinkage : GlobalValue::InternalLinkage,
-                       s == 0 ? program_symbol(p.program) : subprogram_symbol(p.program, sub), p.module);
+  Function *f = Function::Create(FunctionType::get(i64, params, false),
+                                 s == 0 ? GlobalValue::ExternalLinkage : GlobalValue::InternalLinkage,
+                                 s != 0                     ? subprogram_symbol(p.program, sub)
+                                 : p.options.resume.empty() ? program_symbol(p.program)
+                                                            : resume_symbol(p.program),
+                                 p.module);
   if (s == 0) {
     f->setVisibility(GlobalValue::HiddenVisibility);
     f->setCallingConv(CallingConv::PreserveNone);
   } else {
     f->setCallingConv(CallingConv::Fast);
   }
-  f->addFnAttr(Attribute::NoUnwind);
-  f->addFnAttr(Attribute::NoImplicitFloat);
-  f->addFnAttr(Attribute::NoRedZone);
-  f->addFnAttr("frame-pointer", "all");
-  f->addFnAttr("no-builtins");
+  add_code_attributes(*f);
+  if (!p.options.resume.empty())
+    f->addFnAttr(Attribute::Cold);
   if (p.program.insns.size() > register_memory_limit)
     f->addFnAttr(huge_attribute);
   return f;
 }
 
 /// Everything behind this takes the bytecode to be well-formed.
-static Error check(const Program &program) {
+static Error check(const Program &program, Form form) {
   std::vector<uint32_t> starts;
   for (size_t s = 0; s < program.subprograms.size(); ++s) {
     const Subprogram &sub = program.subprograms[s];
@@ -427,20 +454,22 @@ static Error check(const Program &program) {
   }
   if (starts.empty() || program.subprograms.back().end != program.insns.size())
     return input_error("instructions behind the last subprogram").error();
-  return check_program(program.insns, starts, ImmediateRules::standard);
+  return check_program(program.insns, starts, ImmediateRules::standard, form);
 }
 
 Expected<std::unique_ptr<Module>> translate(const Pipeline &pipeline, ProgId id, LLVMContext &context,
                                             const TranslateOptions &options) {
   const Program &program = pipeline[id];
-  if (Error e = check(program))
+  if (Error e = check(program, pipeline.kernel ? Form::verified : Form::object))
     return with_place(std::move(e), program.object, program.name);
-  Expected<ProgramFacts> facts = analyse_provenance(pipeline, program);
+  Expected<ProgramFacts> facts = analyse_provenance(pipeline, program, options.leaving);
   if (!facts)
     return facts.takeError();
   auto module = std::make_unique<Module>(program.name, context);
   set_target(*module);
   ProgramLowering p{pipeline, program, options, *facts, *module, {}};
+  if (options.leaving)
+    p.leaving = analyse_leaving(pipeline, program, *facts);
 
   std::optional<DIBuilder> debug;
   if (options.debug_info) {
@@ -458,7 +487,7 @@ Expected<std::unique_ptr<Module>> translate(const Pipeline &pipeline, ProgId id,
   for (uint32_t s = 0; s < program.subprograms.size(); ++s) {
     if (!facts->reached[s])
       continue;
-    Expected<FrameLayout> frame = layout_frame(pipeline, program, *facts, s);
+    Expected<FrameLayout> frame = layout_frame(pipeline, program, *facts, s, s == 0 && p.leaving.whole_frame);
     if (!frame)
       return frame.takeError();
     if (Error e = Lowering(p, s, *frame).run())

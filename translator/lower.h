@@ -9,11 +9,13 @@
 //   @ujit.values.N            the address of element 0 of map N (data maps, arrays; per-CPU: this CPU's)
 //   @ujit.bound.N.K           an i64 in the instance: bound constant K of map N
 //   @ujit.cpu                 an i64 in the instance: number of this CPU
+//   @ujit.percpu.N            verified form: this CPU's value of per-CPU array N, which has one element. There,
+//                             values.N of a per-CPU array is its table of per-CPU pointers, and @ujit.cpu is not
 //   @ujit.const.N             the contents of a frozen map, as a constant
 //   @ujit.tail_call           void (ptr context, ptr map, i32 index, i32 slot): a tail call; comes back if it
 //                             fails. With TranslateOptions::leaving, a bundle "ujit.live" of pairs (i32 offset
 //                             in the leave frame, value) says what is alive behind it
-//   ujit.<program>.resume     i64 (ptr context, ptr instance, i64 count, ptr frame)     see ResumePoint
+//   ujit-resume.<program>     i64 (ptr context, ptr instance, i64 count, ptr frame)     see ResumePoint
 //   @bpf_...                  helpers
 #pragma once
 
@@ -58,6 +60,9 @@ Expected<std::unique_ptr<llvm::Module>> translate(const Pipeline &pipeline, Prog
 constexpr size_t register_memory_limit = 120'000;
 constexpr const char huge_attribute[] = "ujit-huge";
 
+/// Verified form: per-CPU variables of the kernel are globals of this address space, relative to GS.
+constexpr unsigned gs_address_space = 256;
+
 constexpr const char live_bundle[] = "ujit.live";
 
 std::string program_symbol(const Program &program);
@@ -66,5 +71,8 @@ std::string subprogram_symbol(const Program &program, const Subprogram &sub);
 
 /// Triple and data layout of all modules.
 void set_target(llvm::Module &module);
+
+/// What all functions of an image have.
+void add_code_attributes(llvm::Function &function);
 
 } // namespace ujit

@@ -120,8 +120,12 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
     for (unsigned r = 1; r <= 5; ++r)
       write(r, nullptr);
   };
-  if (p_.pipeline.kernel && id == helper_map_lookup_elem && lower_kernel_lookup(slot))
-    return Error::success();
+  if (p_.pipeline.kernel && id == helper_map_lookup_elem) {
+    if (state_.regs[1].kind != Kind::map_object) // a lookup that was open-coded is one only then
+      return fail(unsupported("lookup in a map that cannot be followed").at(slot));
+    if (lower_kernel_lookup(slot))
+      return Error::success();
+  }
   const Provenance &map = state_.regs[1];
   if (id == helper_map_lookup_elem && map.kind == Kind::map_object && map.id != Provenance::any_map &&
       p_.options.inline_lookups) {
@@ -156,6 +160,8 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
   for (unsigned a = 0; a < helper->argc; ++a) {
     Arg kind = effects ? effects->args[a] : Arg::any;
     bool pointer = ujit::is_pointer(kind);
+    if (kind != Arg::func && kind != Arg::none && state_.regs[a + 1].kind == Kind::function)
+      return fail(unsupported(("helper " + helper->name + " with a callback is not supported").str()).at(slot));
     types.push_back(pointer ? (Type *)builder_.getPtrTy() : i64());
     if (kind == Arg::none)
       args.push_back(ConstantInt::get(i64(), 0));
@@ -175,6 +181,8 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
   bool pointer = effects && effects->ret != Ret::scalar && effects->ret != Ret::none;
   // Verified form: one helper may be several kernel functions.
   const KernelCall *kernel_call = p_.pipeline.kernel ? program_.kernel_call_at(slot) : nullptr;
+  if (kernel_call && kernel_call->symbol == hash_lookup_symbol)
+    kernel_call = nullptr; // yields an element; the helper, the value in whatever map it is
   FunctionCallee f = p_.module.getOrInsertFunction(
       kernel_call ? StringRef(kernel_call->symbol) : StringRef(helper->name), FunctionType::get(pointer ? (Type *)builder_.getPtrTy() : i64(), types, false));
   CallInst *call = builder_.CreateCall(f, args);

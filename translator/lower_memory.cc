@@ -88,6 +88,8 @@ Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_
   case Kind::context: {
     if (!p.exact)
       return fail(unsupported("context access at a variable offset").at(slot));
+    if (p_.pipeline.kernel)
+      return kernel_context_access(slot, base, offset, bits, write);
     int64_t off = p.offset + offset;
     if (!context_fields(program_.type).empty()) {
       const ContextField *f = context_field(program_.type, off, size);
@@ -118,13 +120,15 @@ Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_
     break;
   }
   case Kind::outer_stack: a.one_value = true; break;
+  case Kind::kernel:
   case Kind::memory:
     a.one_value = true;
     a.shared = program_.type != ProgType::unspec; // there it is the caller's own memory
     break;
   case Kind::scalar:
   case Kind::mixed:
-    if (program_.type != ProgType::unspec)
+    a.shared = bool(p_.pipeline.kernel); // the verifier knows more than we do (ProgramFacts::unknown_access)
+    if (program_.type != ProgType::unspec && !p_.pipeline.kernel)
       return fail(
           unsupported(formatv("r{0} is dereferenced, but where it points to cannot be followed", base))
               .at(slot)
@@ -207,7 +211,7 @@ Value *Lowering::frozen_load(const Provenance &base, int64_t offset, unsigned bi
 Error Lowering::lower_load(uint32_t slot, const Insn &insn, const InsnRow &row) {
   const Provenance base = state_.regs[insn.src];
   // A pointer field of the context: wider than in the UAPI struct, and elsewhere.
-  if (base.kind == Kind::context && base.exact) {
+  if (base.kind == Kind::context && base.exact && !p_.pipeline.kernel) {
     int64_t off = base.offset + insn.offset;
     const ContextField *f = context_field(program_.type, off, row.bits / 8);
     if (f && f->kind != FieldKind::scalar && off == f->offset && row.bits / 8 == f->size &&
@@ -225,9 +229,13 @@ Error Lowering::lower_load(uint32_t slot, const Insn &insn, const InsnRow &row) 
     Expected<Access> a = access(slot, insn.src, insn.offset, row.bits, false);
     if (!a)
       return a.takeError();
-    // A spilled pointer comes back as one.
+    // A spilled pointer comes back as one, and so do those in kernel structs.
     Provenance spilled = Provenance::number();
-    if (row.bits == 64 && base.exact && base.kind == Kind::stack)
+    if (p_.pipeline.kernel && (base.kind == Kind::context || base.kind == Kind::kernel)) {
+      State after = state_;
+      step(p_.pipeline, program_, slot, after, Provenance::number());
+      spilled = after.regs[insn.dst];
+    } else if (row.bits == 64 && base.exact && base.kind == Kind::stack)
       spilled = state_.frame.load(base.offset + insn.offset);
     else if (row.bits == 64 && base.exact && base.kind == Kind::outer_stack)
       spilled = state_.outer.load(base.offset + insn.offset);
@@ -275,6 +283,13 @@ Error Lowering::lower_store(uint32_t slot, const Insn &insn, const InsnRow &row)
   return Error::success();
 }
 
+/// Values of tries lie behind a prefix of any length; all others begin at a multiple of 8.
+static bool may_be_in_trie(const Pipeline &pipeline, const Provenance &p) {
+  if (p.kind == Kind::map_value && p.id != Provenance::any_map && !pipeline.maps[p.id].is_template)
+    return pipeline.maps[p.id].type == MapType::lpm_trie;
+  return std::ranges::any_of(pipeline.maps, [](const Map &m) { return m.type == MapType::lpm_trie; });
+}
+
 /// Atomics are naturally aligned and never on context or packet: the verifier checks both, alignment strictly
 /// here, also where it does not for plain accesses.
 Error Lowering::check_atomic(uint32_t slot, const Provenance &base, int64_t offset, unsigned bits) {
@@ -282,6 +297,10 @@ Error Lowering::check_atomic(uint32_t slot, const Provenance &base, int64_t offs
     return fail(
         input_error(formatv("atomic access to the {0}", base.kind == Kind::packet ? "packet" : "context"))
             .at(slot));
+  const bool in_frame = base.kind == Kind::stack || base.kind == Kind::outer_stack;
+  if (p_.pipeline.kernel && !in_frame && may_be_in_trie(p_.pipeline, base))
+    return fail(unsupported("atomic access to what may be a value of an lpm_trie, which need not be aligned")
+                    .at(slot));
   if (base.exact && (base.offset + offset) % int64_t(bits / 8) &&
       (base.kind == Kind::stack || base.kind == Kind::outer_stack || base.kind == Kind::map_value))
     return fail(input_error(formatv("atomic access of {0} bytes is not aligned", bits / 8)).at(slot));

@@ -4,6 +4,7 @@
 
 #include "translator/frame.h"
 #include "translator/helper.h"
+#include "translator/leave_state.h"
 #include "translator/lower.h"
 #include "translator/provenance.h"
 
@@ -22,12 +23,15 @@ struct ProgramLowering {
   std::vector<llvm::Function *> functions; ///< by subprogram; null where unreached
   llvm::DIBuilder *debug = nullptr;
   llvm::DIFile *debug_file = nullptr;
+  LeaveState leaving = {}; ///< where TranslateOptions::leaving
 
   llvm::LLVMContext &context() const { return module.getContext(); }
   llvm::GlobalVariable *symbol(const llvm::Twine &name, llvm::Type *type);
   llvm::Value *map_symbol(uint32_t map);
   /// Address of element 0; a frozen map without bound constants is a constant itself.
   llvm::Value *values_symbol(uint32_t map);
+  /// Verified form: a per-CPU variable of the kernel.
+  llvm::GlobalVariable *percpu_symbol(const llvm::Twine &name, llvm::Type *type);
 
   // Alias domains: siblings under one root, so that they survive inlining and linking.
   enum class Domain : uint8_t { none, context, packet, io, maps, one_map, scratch };
@@ -36,6 +40,9 @@ struct ProgramLowering {
   llvm::MDNode *domain_tag(Domain domain, uint32_t map = 0);
   Domain domain_of(const Provenance &p) const;
 };
+
+/// Finds an element, not a value: what the verifier calls in place of bpf_map_lookup_elem() on hash tables.
+constexpr const char hash_lookup_symbol[] = "__htab_map_lookup_elem";
 
 class Lowering {
 public:
@@ -98,8 +105,33 @@ private:
   Error lower_load(uint32_t slot, const Insn &insn, const InsnRow &row);
   Error lower_store(uint32_t slot, const Insn &insn, const InsnRow &row);
   Error lower_atomic(uint32_t slot, const Insn &insn, const InsnRow &row);
+  Expected<Access> kernel_context_access(uint32_t slot, unsigned base, int64_t offset, unsigned bits,
+                                         bool write);
   Value *frozen_load(const Provenance &base, int64_t offset, unsigned bits);
   Error lower_load_packet(uint32_t slot, const Insn &insn, const InsnRow &row);
+
+  // --- leaving and coming back (lower_resume.cc) ---
+  bool is_resume() const { return sub_ == 0 && !p_.options.resume.empty(); }
+  /// Values that a tail call has to save, as its operand bundle.
+  std::vector<llvm::OperandBundleDef> live_state(uint32_t slot);
+  Value *piece_address(int64_t offset);
+  Value *to_leave_frame(Value *value, const SavedItem &item);
+  Value *from_leave_frame(Value *value, const SavedItem &item);
+  /// Ends the entry block: on to the block behind the tail call that failed.
+  void resume();
+  void restore(const LeaveSite &site, Value *leave_frame, uint32_t block);
+  Value *known_value(const Provenance &p);
+
+  // --- what only verified form has (lower_kernel.cc) ---
+  void lower_load_probe(const Insn &insn, const InsnRow &row);
+  void lower_cpu(uint32_t slot, const Insn &insn);
+  Error lower_kernel_call(uint32_t slot);
+  Error lower_kernel_variable(uint32_t slot, const Insn &insn);
+  bool lower_kernel_lookup(uint32_t slot);
+  void lower_percpu_array_lookup(uint32_t map);
+  void lower_hash_lookup(uint32_t map);
+  Value *percpu_base();
+  void clobber_call(Value *result);
 
   // --- 64-bit immediates and calls (lower_call.cc) ---
   Error lower_ld_imm64(uint32_t slot, const Insn &insn, const InsnRow &row);
@@ -132,8 +164,8 @@ private:
   std::vector<llvm::BasicBlock *> first_; ///< by block: where its predecessors branch to
   std::vector<llvm::BasicBlock *> last_;  ///< by block: where it ends (calls may split it)
   struct Out {
-    std::array<Value *, 11> values;
-    std::array<Provenance, 11> regs;
+    std::array<Value *, register_count> values;
+    std::array<Provenance, register_count> regs;
   };
   std::vector<Out> out_; ///< by block
   std::vector<uint8_t> done_;
@@ -143,10 +175,12 @@ private:
     unsigned reg;
   };
   std::vector<Pending> phis_;
+  /// Blocks that are also entered from outside: by block, from where and with what.
+  std::map<uint32_t, std::pair<llvm::BasicBlock *, std::array<Value *, register_count>>> resumed_;
   /// Huge programs: registers live in memory between blocks (lower.h, register_memory_limit).
-  std::array<llvm::AllocaInst *, 11> register_memory_{};
+  std::array<llvm::AllocaInst *, register_count> register_memory_{};
   bool registers_in_memory_ = false;
-  std::array<Value *, 11> values_{};
+  std::array<Value *, register_count> values_{};
   State state_;
 };
 

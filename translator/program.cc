@@ -103,6 +103,11 @@ const KernelContext *KernelLayout::context(ProgType type) const {
   return nullptr;
 }
 
+const KernelContextMember *KernelContext::member(uint64_t offset) const {
+  auto it = std::ranges::lower_bound(members, offset, {}, &KernelContextMember::offset);
+  return it != members.end() && it->offset == offset ? &*it : nullptr;
+}
+
 const LineInfo *line_at(const Program &program, uint32_t insn) {
   auto behind = std::ranges::upper_bound(program.lines, insn, {}, &LineInfo::insn);
   return behind == program.lines.begin() ? nullptr : &*std::prev(behind);

@@ -87,10 +87,11 @@ struct Subprogram {
 };
 
 /// The kernel function behind a call: of a helper that has one implementation for each type of map, or a
-/// kfunc.
+/// kfunc. At an ld_btf_id or a read of the CPU's number: the (per-CPU) variable.
 struct KernelCall {
   uint32_t insn = 0;
-  std::string symbol; ///< name in kallsyms
+  std::string symbol;  ///< name in kallsyms
+  uint32_t offset = 0; ///< variables: bytes behind the symbol
   friend bool operator==(const KernelCall &, const KernelCall &) = default;
 };
 
@@ -141,6 +142,11 @@ struct Map {
 
   bool is_data() const { return !contents.empty(); }
 };
+
+/// Its values are maps.
+inline bool is_map_in_map(const Map &map) {
+  return map.type == MapType::array_of_maps || map.type == MapType::hash_of_maps;
+}
 
 /// Everything that one link sees.
 struct Pipeline {

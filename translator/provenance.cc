@@ -2,6 +2,7 @@
 
 #include "translator/context.h"
 #include "translator/helper.h"
+#include "translator/kernel.h"
 
 #include "llvm/Support/FormatVariadic.h"
 
@@ -159,9 +160,44 @@ static Provenance arithmetic(const InsnRow &row, const Provenance &d, const Prov
   return Provenance::number();
 }
 
+/// Verified form: what a member of a kernel struct leads to.
+static Provenance kernel_load_result(const KernelFacts &kernel, ProgType type, const Provenance &base,
+                                     int64_t offset) {
+  if (base.kind == Kind::kernel) {
+    Provenance p = Provenance::pointer(Kind::kernel);
+    p.exact = false;
+    p.maybe_null = true;
+    return p;
+  }
+  const KernelContext *context = kernel.layout.context(type);
+  const KernelContextMember *m =
+      context && base.exact && base.offset + offset >= 0 ? context->member(uint64_t(base.offset + offset))
+                                                         : nullptr;
+  if (!m)
+    return Provenance::number();
+  Provenance p = Provenance::number();
+  switch (m->kind) {
+  case KernelContextMember::packet:
+  case KernelContextMember::packet_meta:
+    p = Provenance::pointer(Kind::packet);
+    p.exact = false;
+    break;
+  case KernelContextMember::packet_end: return Provenance::pointer(Kind::packet_end);
+  case KernelContextMember::pointer:
+    p = Provenance::pointer(Kind::kernel);
+    p.maybe_null = true;
+    break;
+  case KernelContextMember::scalar: break;
+  }
+  return p;
+}
+
 static Provenance load_result(const Pipeline &pipeline, const Program &program, const State &state,
                               const Insn &insn, const InsnRow &row) {
   const Provenance &base = state.regs[insn.src];
+  if (pipeline.kernel && (base.kind == Kind::context || base.kind == Kind::kernel))
+    return row.bits == 64 ? kernel_load_result(*pipeline.kernel, program.type, base, insn.offset)
+                          : Provenance::number();
   if (base.exact && row.bits == 64) {
     if (base.kind == Kind::stack)
       return state.frame.load(base.offset + insn.offset);
@@ -223,7 +259,7 @@ static Provenance helper_result(const Pipeline &pipeline, const State &state, ui
   case Ret::map_or_value_or_null:
   case Ret::map_value_or_null: {
     bool known = map.kind == Kind::map_object && map.id != Provenance::any_map;
-    if (known && pipeline.maps[map.id].inner && effects->ret == Ret::map_or_value_or_null)
+    if (known && is_map_in_map(pipeline.maps[map.id]))
       r = Provenance::pointer(Kind::map_object, Provenance::any_map);
     else
       r = Provenance::pointer(Kind::map_value, known ? map.id : Provenance::any_map);
@@ -232,7 +268,8 @@ static Provenance helper_result(const Pipeline &pipeline, const State &state, ui
   }
   case Ret::mem_or_null:
   case Ret::object_or_null:
-    r = Provenance::pointer(Kind::memory);
+    r = Provenance::pointer(pipeline.kernel && effects->ret == Ret::object_or_null ? Kind::kernel
+                                                                                   : Kind::memory);
     r.maybe_null = true;
     return r;
   case Ret::scalar:
@@ -255,7 +292,8 @@ static void write_memory(State &state, const Provenance &base, int64_t offset, s
                       : base.kind == Kind::outer_stack ? &state.outer
                                                        : nullptr;
   const Provenance stored = value ? *value : Provenance();
-  if (base.kind == Kind::memory || base.kind == Kind::mixed) { // may be any frame
+  if (base.kind == Kind::memory || base.kind == Kind::mixed ||
+      (base.kind == Kind::scalar && !base.is_null())) { // may be any frame
     state.frame.weaken(stored);
     state.outer.weaken(stored);
   } else if (slots && (!base.exact || !size)) {
@@ -276,7 +314,9 @@ static void call_helper(const Pipeline &pipeline, State &state, uint32_t id) {
     const Provenance *stored = kind == Arg::callback_ctx ? &state.handed_out : nullptr;
     if (stored)
       write_memory(state, state.regs[a + 1], 0, std::nullopt, stored);
-    else if (kind != Arg::key && kind != Arg::value && kind != Arg::mem_read && kind != Arg::scalar)
+    else if (kind == Arg::any ? state.regs[a + 1].kind != Kind::scalar
+                              : is_pointer(kind) && kind != Arg::key && kind != Arg::value &&
+                                    kind != Arg::mem_read)
       write_memory(state, state.regs[a + 1], 0, argument_size(pipeline, id, a, state));
   }
   after_call(state, result);
@@ -323,6 +363,7 @@ void step(const Pipeline &pipeline, const Program &program, uint32_t slot, State
     dst = Provenance::constant(
         int64_t(uint64_t(uint32_t(insn.imm)) | uint64_t(uint32_t(program.insns[slot + 1].imm)) << 32));
     break;
+  case Op::ld_btf_id: dst = Provenance::pointer(Kind::kernel); break;
   case Op::ld_map: dst = Provenance::pointer(Kind::map_object, uint32_t(insn.imm)); break;
   case Op::ld_map_value:
     dst = Provenance::pointer(Kind::map_value, uint32_t(insn.imm));
@@ -339,7 +380,8 @@ void step(const Pipeline &pipeline, const Program &program, uint32_t slot, State
   case Op::call_kfunc:
   case Op::callx:
     for (unsigned r = 1; r <= 5; ++r)
-      write_memory(state, state.regs[r], 0, std::nullopt, &state.handed_out);
+      if (state.regs[r].kind != Kind::scalar)
+        write_memory(state, state.regs[r], 0, std::nullopt, &state.handed_out);
     after_call(state, row.op == Op::call_local ? callee_result : Provenance::number());
     break;
   case Op::ja:
@@ -369,7 +411,8 @@ namespace {
 
 class Analysis {
 public:
-  Analysis(const Pipeline &pipeline, const Program &program) : pipeline_(pipeline), program_(program) {}
+  Analysis(const Pipeline &pipeline, const Program &program, bool end_at_tail_calls)
+      : pipeline_(pipeline), program_(program), end_at_tail_calls_(end_at_tail_calls) {}
 
   Expected<ProgramFacts> run() {
     size_t n = program_.subprograms.size();
@@ -408,7 +451,7 @@ private:
       arguments_[s][a] = j;
     }
     if (!facts_.reached[s])
-      facts_.subprograms[s].cfg = build_cfg(program_, program_.subprograms[s]);
+      facts_.subprograms[s].cfg = build_cfg(program_, program_.subprograms[s], end_at_tail_calls_ && s == 0);
     facts_.reached[s] = true;
     if (changed)
       insert(s);
@@ -549,10 +592,11 @@ private:
           uint16_t reads = register_use(insn, row, args).reads;
           if (row.op == Op::exit && s != 0)
             reads = 0; // a subprogram without a result leaves r0 as it is
-          for (unsigned r = 0; r < 11; ++r)
+          for (unsigned r = 0; r < register_count; ++r)
             if (reads & (1u << r) && state.regs[r].kind == Kind::unset)
               return fail(i, llvm::formatv("r{0} is read before it is written", r).str(),
                           "r1 to r5 do not survive a call");
+          note_access(insn, row, state);
           Provenance result = Provenance::number();
           if (row.op == Op::call_local)
             result = facts_.subprograms[subprogram_at(program_, uint32_t(int64_t(i) + 1 + insn.imm))].result;
@@ -561,6 +605,23 @@ private:
       }
     }
     return Error::success();
+  }
+
+  void note_access(const Insn &insn, const InsnRow &row, const State &state) {
+    if (!pipeline_.kernel)
+      return;
+    auto note = [&](const Provenance &p) {
+      facts_.unknown_access |= p.kind == Kind::mixed || (p.kind == Kind::scalar && !p.is_null());
+    };
+    if (row.op == Op::load || row.op == Op::load_sx || row.op == Op::load_acquire)
+      note(state.regs[insn.src]);
+    else if (row.op == Op::store || is_atomic(row.op))
+      note(state.regs[insn.dst]);
+    else if (const HelperEffects *e =
+                 row.op == Op::call_helper ? find_effects(uint32_t(insn.imm)) : nullptr)
+      for (unsigned a = 0; a < 5; ++a)
+        if (is_pointer(e->args[a]))
+          note(state.regs[a + 1]);
   }
 
   static unsigned argument_count(const HelperEffects &effects, unsigned argc) {
@@ -581,6 +642,7 @@ private:
 
   const Pipeline &pipeline_;
   const Program &program_;
+  const bool end_at_tail_calls_;
   ProgramFacts facts_;
   std::vector<std::vector<uint32_t>> callers_;
   std::vector<std::array<Provenance, 5>> arguments_;
@@ -591,8 +653,9 @@ private:
 
 } // namespace
 
-Expected<ProgramFacts> analyse_provenance(const Pipeline &pipeline, const Program &program) {
-  return Analysis(pipeline, program).run();
+Expected<ProgramFacts> analyse_provenance(const Pipeline &pipeline, const Program &program,
+                                          bool end_at_tail_calls) {
+  return Analysis(pipeline, program, end_at_tail_calls).run();
 }
 
 } // namespace ujit

@@ -29,6 +29,7 @@ struct Provenance {
     map_object, ///< the map itself, as helpers take it
     map_value,  ///< inside of a value; `offset` counts from the value's (for data maps: the map's) start
     memory,     ///< other memory that may be dereferenced
+    kernel,     ///< verified form: a kernel object, never a frame; what it points to is one as well
     function,   ///< a callback subprogram; `id` is its index
     mixed,      ///< paths disagree in a way that matters: an integer in the IR, not to be dereferenced
   };
@@ -73,7 +74,7 @@ private:
 
 /// Registers and spilled values at one point of a subprogram.
 struct State {
-  std::array<Provenance, 11> regs{};
+  std::array<Provenance, register_count> regs{};
   SpillSlots frame;
   SpillSlots outer; ///< the direct caller's frame, where `outer_stack` pointers lead
   Provenance
@@ -91,11 +92,16 @@ struct ProgramFacts {
   std::vector<SubprogramFacts> subprograms; ///< by index; `entry` is empty if nothing reaches it
   std::vector<bool> reached;
   std::vector<bool> is_callback; ///< its address is taken
+  /// Verified form: something is accessed through a register that could not be followed. The verifier has; it
+  /// may be memory of any kind, frames included.
+  bool unknown_access = false;
 };
 
 /// Analyses a program that has passed check_program(). Errors (input, unsupported): a register that is read
-/// before it is written, a call of an unknown helper.
-Expected<ProgramFacts> analyse_provenance(const Pipeline &pipeline, const Program &program);
+/// before it is written, a call of an unknown helper. `end_at_tail_calls` as for build_cfg(), in the main
+/// function.
+Expected<ProgramFacts> analyse_provenance(const Pipeline &pipeline, const Program &program,
+                                          bool end_at_tail_calls = false);
 
 /// Applies the instruction at `slot` to `state`. Calls of subprograms yield `callee_result`.
 void step(const Pipeline &pipeline, const Program &program, uint32_t slot, State &state,

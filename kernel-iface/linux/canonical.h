@@ -18,7 +18,13 @@ struct CanonicalPipeline {
   std::vector<Unfused> unfused; ///< refused by name: they run as they are, and edges to them leave
 };
 
-/// `entry_count` programs from the front become entries. Errors: an entry that is refused.
+/// `Capture::entries` programs from the front become entries. Programs and maps are in the order in which
+/// they are found from there, whatever the order in the capture. Errors: an entry that is refused, with the
+/// reason.
 Expected<CanonicalPipeline> canonicalise(const Capture &capture);
+
+/// Kernel functions and variables that translated code can name beside those that the programs themselves
+/// call: what CaptureOptions::symbols should ask for. Not every kernel has all of them.
+std::span<const std::string> translation_symbols();
 
 } // namespace ujit
