@@ -1,7 +1,8 @@
-// The benchmark of a pipeline: the chain as the kernel runs it, the fused image, and the fused image without
-// each of its optimisations, side by side in one run.
+// The benchmark of a pipeline: what the kernel's JIT makes of it, the same chain compiled by us, the fused
+// image, the fused image without each of its optimisations, and C, side by side in one run.
 #pragma once
 
+#include "lto/bench_jit.h"
 #include "lto/bench_measure.h"
 #include "lto/link.h"
 
@@ -9,35 +10,62 @@
 
 namespace ujit {
 
+/// C code of the same source (see PlainCode).
+struct PlainObject {
+  std::string name; ///< of its row
+  std::vector<uint8_t> object;
+};
+
 struct BenchOptions {
   uint32_t placements = 32;
   MeasureOptions measure;
-  bool kernel_jit = true; ///< replay the running kernel's own code too, where bpf() is allowed
+  bool kernel_jit = true;                ///< replay the running kernel's own code too, where bpf() is allowed
+  bool fidelity = false;                 ///< compare with BPF_PROG_TEST_RUN too, where it is allowed
+  bool mitigations = true;               ///< measure all codes with return thunks as well
+  bool ablations = true;                 ///< rows without each optimisation
+  const Pipeline *one_program = nullptr; ///< the same source as one program; its maps have the same names
+  std::optional<JitCode> chain_code, one_code; ///< instead of the running kernel's
+  std::vector<PlainObject> plain;
+};
+
+enum class BenchForm : uint8_t {
+  jit_chain, ///< the kernel's code
+  jit_one,   ///< the kernel's code of the same source as one program
+  chain,     ///< our code, one program at a time
+  fused,
+  without, ///< fused, without one optimisation
+  plain,   ///< C
 };
 
 struct BenchRow {
+  BenchForm form{};
   std::string name, what;
   std::string left_out; ///< not empty: why there is nothing to measure
-  Measured measured;
+  Measured measured;    ///< returns are plain
+  Measured mitigated;   ///< returns go through thunks; empty if not asked for
   uint64_t code_bytes = 0;
   double link_seconds = 0; ///< wall time of one link
 
-  double median_ns() const; ///< over placements
-  double best_ns() const;   ///< at the best placement
+  const Measured &under(bool mitigations) const { return mitigations ? mitigated : measured; }
+  double median_ns(bool mitigations) const; ///< over placements; 0 if not measured
+  double best_ns(bool mitigations) const;   ///< at the best placement
 };
 
 struct BenchResult {
   std::string name, entry;
   size_t packets = 0;
   uint32_t placements = 0, rounds = 0;
+  bool mitigations = false;
   double harness_ns = 0;
-  std::vector<BenchRow> rows; ///< the chain first, then fused, fused without ..., the kernel's code
-  bool jit_had_thunks =
-      false; ///< the kernel's code went through mitigation thunks, which the replay leaves out
+  std::vector<BenchRow> rows; ///< by form
+  std::string jit_source;     ///< which kernel's code, and from where
+  std::string fidelity;       ///< the chain against BPF_PROG_TEST_RUN; empty if not asked for
 
-  const BenchRow &chain() const { return rows[0]; }
-  const BenchRow &fused() const { return rows[1]; }
-  double speedup(const BenchRow &row) const; ///< of median times, against the chain
+  const BenchRow *find(BenchForm form) const; ///< the first that was measured, or null
+  /// What speeds are against: the kernel's code, or where there is none our chain.
+  const BenchRow &baseline() const;
+  double speedup(const BenchRow &row, bool mitigations) const;         ///< median against median
+  double speedup_of_best(const BenchRow &row, bool mitigations) const; ///< median against the baseline's best
 };
 
 /// Links, compares and measures. A row whose code does anything else than the chain is left out and says

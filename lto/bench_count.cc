@@ -15,16 +15,17 @@ struct Address {
 
 // What the signal handler works on: it must not allocate.
 struct State {
-  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  std::vector<std::pair<uint64_t, uint64_t>> ranges, thunks;
   std::vector<Address> helpers; ///< by address
   InsnCounts counts;
   bool inside = false;  ///< own code has been entered
   uint64_t outside = 0; ///< instructions since own code was left
+  uint64_t in_thunks = 0;
   const Address *called = nullptr;
 } state;
 
-bool is_own(uint64_t pc) {
-  for (const auto &[address, size] : state.ranges)
+bool is_in(const std::vector<std::pair<uint64_t, uint64_t>> &ranges, uint64_t pc) {
+  for (const auto &[address, size] : ranges)
     if (pc - address < size)
       return true;
   return false;
@@ -36,18 +37,23 @@ void on_own(uint64_t pc) {
   if (uint64_t offset = pc - state.ranges.front().first; offset < state.counts.at.size())
     ++state.counts.at[offset];
   state.counts.other += state.outside;
+  state.counts.thunks += state.in_thunks;
   if (state.called) {
     state.counts.helpers[state.called->helper].first += 1;
     state.counts.helpers[state.called->helper].second += state.outside;
   }
   state.called = nullptr;
-  state.outside = 0;
+  state.outside = state.in_thunks = 0;
   state.counts.own += 1;
 }
 
 void on_trap(int, siginfo_t *, void *context) {
   const auto pc = uint64_t(static_cast<ucontext_t *>(context)->uc_mcontext.gregs[REG_RIP]);
-  if (is_own(pc)) {
+  if (is_in(state.thunks, pc)) {
+    ++state.in_thunks;
+    return;
+  }
+  if (is_in(state.ranges, pc)) {
     state.inside = true;
     return on_own(pc);
   }
@@ -64,9 +70,10 @@ void on_trap(int, siginfo_t *, void *context) {
 
 } // namespace
 
-InsnCounter::InsnCounter(std::span<const std::pair<uint64_t, uint64_t>> ranges) {
+InsnCounter::InsnCounter(Ranges ranges, Ranges thunks) {
   state = {};
   state.ranges.assign(ranges.begin(), ranges.end());
+  state.thunks.assign(thunks.begin(), thunks.end());
   const std::span<const HelperSymbol> helpers = helper_symbols();
   state.counts.helpers.resize(helpers.size());
   state.counts.at.resize(ranges.front().second);
@@ -83,13 +90,15 @@ InsnCounter::InsnCounter(std::span<const std::pair<uint64_t, uint64_t>> ranges) 
 __attribute__((noinline)) uint64_t InsnCounter::run(NativeEntry entry, void *context,
                                                     const uint64_t *instance) {
   state.inside = false;
-  state.outside = 0;
+  state.outside = state.in_thunks = 0;
   state.called = nullptr;
   // The flag takes effect behind the instruction after popf. This function makes a call, so nothing of it
   // lies in the red zone that pushf writes to.
   asm volatile("pushfq\n orq $0x100, (%%rsp)\n popfq" ::: "cc", "memory");
   const uint64_t r0 = entry(context, instance);
   asm volatile("pushfq\n andq $~0x100, (%%rsp)\n popfq" ::: "cc", "memory");
+  state.counts.thunks += state.in_thunks; // of the last return
+  state.in_thunks = 0;
   return r0;
 }
 

@@ -15,6 +15,7 @@ namespace ujit {
 struct InsnCounts {
   uint64_t own = 0;         ///< in the given ranges
   uint64_t other = 0;       ///< elsewhere: helpers, what they call, stubs that lead to them
+  uint64_t thunks = 0;      ///< in the ranges given as thunks
   std::vector<uint32_t> at; ///< times each byte of the first range was an instruction's first
   std::vector<std::pair<uint64_t, uint64_t>>
       helpers; ///< calls and instructions, by index into helper_symbols()
@@ -23,8 +24,10 @@ struct InsnCounts {
 /// Counts while it lives; takes over SIGTRAP of this process. One at a time.
 class InsnCounter {
 public:
-  /// `ranges`: own code, as (address, size) by address.
-  explicit InsnCounter(std::span<const std::pair<uint64_t, uint64_t>> ranges);
+  using Ranges = std::span<const std::pair<uint64_t, uint64_t>>; ///< as (address, size)
+
+  /// `own` by address.
+  InsnCounter(Ranges own, Ranges thunks);
   InsnCounter(const InsnCounter &) = delete;
 
   /// Runs and adds to counts().

@@ -176,7 +176,7 @@ Error Bench::count(const PlacedCode &code, uint32_t wanted, Measured &out) {
     return e;
   if (code.install)
     code.install(*kernel_);
-  InsnCounter counter(code.ranges);
+  InsnCounter counter(code.ranges, code.thunks);
   const size_t step = std::max<size_t>(1, x_.packets.size() / std::max(1u, wanted));
   size_t counted = 0;
   for (size_t first = 0; first < x_.packets.size(); first += batch_size) {
@@ -198,6 +198,7 @@ Error Bench::count(const PlacedCode &code, uint32_t wanted, Measured &out) {
   const double n = double(std::max<size_t>(1, counted));
   out.own_insns = double(counts.own) / n;
   out.other_insns = double(counts.other) / n;
+  out.thunk_insns = double(counts.thunks) / n;
   for (size_t offset = 0; offset < counts.at.size(); ++offset)
     if (counts.at[offset])
       out.at.emplace_back(offset, double(counts.at[offset]) / n);
@@ -251,7 +252,7 @@ Expected<Measurements> measure_here(const Execution &x, std::span<const std::vec
   }
   std::vector<double> harness;
   for (uint32_t round = 0; round < options.rounds; ++round) {
-    Expected<std::vector<double>> batches = (*bench)->pass({do_nothing, nullptr, nullptr, {}});
+    Expected<std::vector<double>> batches = (*bench)->pass({do_nothing, nullptr, nullptr, nullptr, {}, {}});
     if (!batches)
       return batches.takeError();
     harness.push_back(median(std::move(*batches)) / double(std::min(batch_size, x.packets.size())));
@@ -313,6 +314,7 @@ std::vector<uint8_t> pack(const Measurements &m) {
       w.put(ns);
     w.put(c.own_insns);
     w.put(c.other_insns);
+    w.put(c.thunk_insns);
     w.put(double(c.at.size()));
     for (const auto &[offset, count] : c.at) {
       w.put(double(offset));
@@ -348,6 +350,7 @@ Expected<Measurements> unpack(std::span<const uint8_t> bytes) {
       ns = r.number();
     c.own_insns = r.number();
     c.other_insns = r.number();
+    c.thunk_insns = r.number();
     c.at.resize(size_t(r.number()));
     for (auto &[offset, count] : c.at) {
       offset = uint64_t(r.number());

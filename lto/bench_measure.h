@@ -21,7 +21,10 @@ struct PlacedCode {
   /// Gives the context that the code gets for a prepared packet, the slot-th of a batch. Empty: the packet's
   /// own.
   std::function<void *(Cpu &, size_t slot)> context;
+  /// Takes what the run did to that context back into the packet. May be empty.
+  std::function<void(Cpu &, void *context)> finish;
   std::vector<std::pair<uint64_t, uint64_t>> ranges; ///< the code, as (address, size) by address
+  std::vector<std::pair<uint64_t, uint64_t>> thunks; ///< return thunks and what leads to them
 };
 
 struct MeasureOptions {
@@ -38,6 +41,7 @@ struct Measured {
   std::vector<double> ns;           ///< a packet, by copy
   double own_insns = 0;             ///< a packet, in the code's own ranges
   double other_insns = 0;           ///< a packet, in helpers and what they call
+  double thunk_insns = 0;           ///< a packet, in return thunks
   std::vector<HelperShare> helpers; ///< by instructions, most first
   /// Own instructions a packet by their place in the code's first range, in that order; those never reached
   /// are left out.

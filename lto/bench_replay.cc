@@ -1,32 +1,24 @@
 // The code is copied as it is, all programs at their old distances, so that direct tail calls stay as they
 // are. What it shares with the kernel is replaced in place, by something of the same cost:
 //
-//     kernel                                     here
-//     call of a helper                           call of a stub, as in our images
-//     address of a map                           the embedded kernel's map, or for array maps and prog arrays
-//     an object with
-//                                                the kernel's layout where the code looks into it
-//     address of a value in an array             address of the value
-//     add %gs:this_cpu_off, reg                  add zero(%rip), reg: addresses of per-CPU values are
-//     absolute context, struct xdp_buff                   the same struct, filled from the packet
-//
-// The n-th map address in the machine code belongs to the n-th map reference of the verified instructions:
-// the JIT goes through them in order.
+//     kernel                             here
+//     call of a helper                   call of a stub, as in our images
+//     address of a map                   the embedded kernel's map; for array maps and prog arrays an object
+//     with the
+//                                        kernel's layout where the code looks into it
+//     address of a value in an array     address of the value
+//     add %gs:this_cpu_off, reg          add zero(%rip), reg: addresses of per-CPU values are absolute
+//     context                            the same struct, filled from the packet
 #include "lto/bench_replay.h"
 
-#include "lto/machine_code.h"
+#include "lto/bench_context.h"
 
 #include "kernel-iface/embedded/cpu.h"
 #include "kernel-iface/embedded/helpers.h"
-#include "kernel-iface/linux/dump.h"
-#include "kernel-iface/linux/kernel_types.h"
-#include "kernel-iface/linux/load.h"
 
-#include "llvm/ADT/StringRef.h"
 #include "llvm/ADT/StringSwitch.h"
 #include "llvm/Support/FormatVariadic.h"
 
-#include <bpf/bpf.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -37,44 +29,53 @@ namespace ujit {
 
 namespace {
 
-using llvm::formatv;
 using llvm::StringRef;
 
 // ---- Helpers, as the kernel's code calls them: with the stack aligned to 8 bytes only.
 
 #define UJIT_CALLED_BY_KERNEL_CODE __attribute__((force_align_arg_pointer))
 
-/// struct xdp_buff as far as programs look, with what its pointers lead to.
-struct XdpBuff {
-  uint8_t *data, *data_end, *data_meta, *data_hard_start;
-  const void *rxq, *txq;
-  uint64_t sizes_and_flags;
-};
+/// Contexts of the replay whose code runs now.
+const KernelContexts *contexts_in_use = nullptr;
 
-void fill(XdpBuff &buff, const Packet &packet) {
-  buff.data = packet.data();
-  buff.data_end = packet.end();
-  buff.data_meta = packet.meta();
-}
-
+/// Helpers that move the packet or change fields of the context beside it.
 template <const char *name>
 HelperFunction *const original = find_helper_address(name);
 
 template <const char *name>
 UJIT_CALLED_BY_KERNEL_CODE uint64_t change_packet(uint64_t context, uint64_t r2, uint64_t r3, uint64_t r4,
                                                   uint64_t r5) {
+  auto *c = reinterpret_cast<void *>(context);
+  Packet &packet = current_cpu->packet;
+  contexts_in_use->take_back(c, packet);
   const uint64_t r0 = original<name>(context, r2, r3, r4, r5);
-  fill(*reinterpret_cast<XdpBuff *>(context), current_cpu->packet);
+  contexts_in_use->refill(c, packet);
   return r0;
 }
-constexpr char adjust_head[] = "bpf_xdp_adjust_head";
-constexpr char adjust_meta[] = "bpf_xdp_adjust_meta";
-constexpr char adjust_tail[] = "bpf_xdp_adjust_tail";
+
+#define UJIT_CHANGING_HELPERS(X)                                                                             \
+  X(bpf_xdp_adjust_head)                                                                                     \
+  X(bpf_xdp_adjust_meta)                                                                                     \
+  X(bpf_xdp_adjust_tail)                                                                                     \
+  X(bpf_skb_adjust_room)                                                                                     \
+  X(bpf_skb_change_head)                                                                                     \
+  X(bpf_skb_change_proto)                                                                                    \
+  X(bpf_skb_change_tail)                                                                                     \
+  X(bpf_skb_change_type)                                                                                     \
+  X(bpf_skb_pull_data)                                                                                       \
+  X(bpf_skb_vlan_pop)                                                                                        \
+  X(bpf_skb_vlan_push)                                                                                       \
+  X(bpf_get_hash_recalc)                                                                                     \
+  X(bpf_set_hash)                                                                                            \
+  X(bpf_set_hash_invalid)
+
+#define UJIT_NAME(helper) constexpr char name_of_##helper[] = #helper;
+UJIT_CHANGING_HELPERS(UJIT_NAME)
 
 constexpr uint64_t element_key = 48; ///< offset of the key in the kernel's struct htab_elem
 
-/// __htab_map_lookup_elem gives the element; its caller adds the offset of the value, and for per-CPU maps
-/// loads the value's address from there.
+/// __htab_map_lookup_elem of an LRU or per-CPU map gives the element; its caller adds the offset of the
+/// value, and for per-CPU maps loads the value's address from there.
 UJIT_CALLED_BY_KERNEL_CODE uint64_t lookup_element(uint64_t map, uint64_t key, uint64_t, uint64_t, uint64_t) {
   auto &object = *reinterpret_cast<MapObject *>(map);
   auto value = reinterpret_cast<uint64_t>(object.lookup(reinterpret_cast<const void *>(key)));
@@ -101,16 +102,21 @@ UJIT_CALLED_BY_KERNEL_CODE uint64_t array_update(uint64_t map, uint64_t key, uin
   return failed(EINVAL);
 }
 
-HelperFunction *replacement(StringRef name) {
+struct Replacement {
+  std::string helper; ///< whose cost it has
+  HelperFunction *function = nullptr;
+};
+
+Replacement replacement(StringRef name) {
   name.consume_front("____");
-  if (auto *special = llvm::StringSwitch<HelperFunction *>(name)
-                          .Case("__htab_map_lookup_elem", lookup_element)
-                          .Case("bpf_xdp_adjust_head", change_packet<adjust_head>)
-                          .Case("bpf_xdp_adjust_meta", change_packet<adjust_meta>)
-                          .Case("bpf_xdp_adjust_tail", change_packet<adjust_tail>)
-                          .Case("array_map_update_elem", array_update)
-                          .Default(nullptr))
-    return special;
+  if (name == "__htab_map_lookup_elem")
+    return {"bpf_map_lookup_elem", lookup_element};
+  if (name == "array_map_update_elem")
+    return {"bpf_map_update_elem", array_update};
+#define UJIT_CASE(helper)                                                                                    \
+  if (name == #helper)                                                                                       \
+    return {#helper, original<name_of_##helper> ? change_packet<name_of_##helper> : nullptr};
+  UJIT_CHANGING_HELPERS(UJIT_CASE)
   const StringRef same = llvm::StringSwitch<StringRef>(name)
                              .Cases("htab_map_update_elem", "htab_lru_map_update_elem", "bpf_map_update_elem")
                              .Case("htab_percpu_map_update_elem", "bpf_map_update_elem")
@@ -118,41 +124,15 @@ HelperFunction *replacement(StringRef name) {
                              .Cases("htab_map_delete_elem", "htab_lru_map_delete_elem", "trie_delete_elem",
                                     "bpf_map_delete_elem")
                              .Case("trie_lookup_elem", "bpf_map_lookup_elem")
-                             .Case("bpf_xdp_fib_lookup", "bpf_fib_lookup")
+                             .Cases("bpf_xdp_fib_lookup", "bpf_skb_fib_lookup", "bpf_fib_lookup")
                              .Case("bpf_xdp_redirect", "bpf_redirect")
-                             .Case("dev_map_redirect", "bpf_redirect_map")
-                             .Case("cpu_map_redirect", "bpf_redirect_map")
-                             .Case("bpf_xdp_event_output", "bpf_perf_event_output")
+                             .Cases("dev_map_redirect", "cpu_map_redirect", "bpf_redirect_map")
+                             .Cases("bpf_xdp_event_output", "bpf_skb_event_output", "bpf_perf_event_output")
                              .Default(name);
-  return find_helper_address(std::string_view(same));
+  return {same.str(), find_helper_address(std::string_view(same))};
 }
 
-// ---- What was captured.
-
-struct Function {
-  uint64_t address; ///< in the kernel
-  std::vector<uint8_t> code;
-};
-
-/// An immediate of 8 bytes that names something of a map.
-struct MapSite {
-  uint64_t address; ///< of the immediate
-  MapId map;
-  bool value = false;
-  uint64_t offset = 0; ///< in the value
-};
-
-struct CallSite {
-  uint64_t address; ///< of the 32-bit distance
-  HelperFunction *helper;
-};
-
-struct Offsets {
-  uint32_t array_values, max_entries, program_function, program_size, ifindex;
-};
-
 constexpr uint64_t page = 4096;
-constexpr uint64_t device_bytes = 2048; ///< of struct net_device, as far as programs look
 uint64_t page_up(uint64_t v) { return (v + page - 1) & ~(page - 1); }
 
 struct Mapping {
@@ -177,219 +157,117 @@ struct Objects {
   std::vector<std::vector<uint64_t>> programs;   ///< struct bpf_prog, by ProgId
 };
 
+struct MapSite {
+  uint64_t offset;
+  MapId map;
+  bool value;
+  uint64_t value_offset;
+};
+
+/// Bytes of a copy that are written over, the distance from the end of a jump or call to follow.
+void put_distance(uint8_t *at, const uint8_t *target) {
+  const auto distance = int32_t(target - (at + 4));
+  memcpy(at, &distance, 4);
+}
+
 } // namespace
 
 struct JitReplay::State {
   const Execution &x;
-  Offsets offsets{};
-  std::vector<Function> functions; ///< by address
-  std::vector<uint64_t> entries;   ///< in the kernel, by ProgId
+  JitCode code;
+  std::unique_ptr<KernelContexts> contexts;
+  uint32_t array_values = 0, max_entries = 0, program_function = 0, program_size = 0;
+  uint64_t entry = 0;                           ///< offset
+  std::vector<std::optional<uint64_t>> entries; ///< offsets by ProgId
   std::vector<MapSite> maps;
-  std::vector<CallSite> calls;
-  std::vector<uint64_t> percpu_adds; ///< addresses of `add %gs:this_cpu_off, reg`
-  std::vector<std::pair<uint64_t, std::vector<uint8_t>>> patches;
-  bool thunks = false;
-  uint64_t first = 0, last = 0; ///< range of addresses, from the start of a page
+  std::vector<std::pair<uint64_t, Replacement>> calls; ///< by offset of the distance
   std::vector<Mapping> copies;
-  XdpBuff buffs[64] = {};
-  uint64_t device[device_bytes / 8] = {}, queue[16] = {}; ///< what xdp_buff leads to
 
   explicit State(const Execution &execution) : x(execution) {}
-
-  Error read_function(const KernelSymbols &symbols, const MachineDecoder &decoder, const ProgramDump &dump,
-                      const JitedFunction &f, const std::map<uint32_t, MapId> &ids, size_t &reference);
-  Error read_branch(const KernelSymbols &symbols, const ProgramDump &dump, const JitedFunction &f,
-                    uint64_t at, const MachineStep &step);
   void install(Kernel &kernel, uint8_t *code, Objects &objects) const;
-  uint64_t map_address(Kernel &kernel, const MapSite &site, uint8_t *code, Objects &objects) const;
-  bool is_ours(uint64_t address) const;
+  uint64_t map_address(Kernel &kernel, const MapSite &site, Objects &objects) const;
 };
-
-bool JitReplay::State::is_ours(uint64_t address) const {
-  auto after = std::upper_bound(functions.begin(), functions.end(), address,
-                                [](uint64_t a, const Function &f) { return a < f.address; });
-  return after != functions.begin() && address < std::prev(after)->address + std::prev(after)->code.size();
-}
-
-Error JitReplay::State::read_branch(const KernelSymbols &symbols, const ProgramDump &dump,
-                                    const JitedFunction &f, uint64_t at, const MachineStep &step) {
-  const uint64_t address = f.address + at;
-  if (is_ours(*step.target))
-    return Error::success();
-  const std::string name = symbols.name_at(*step.target).value_or("an unknown function");
-  if (step.call) {
-    HelperFunction *helper = replacement(name);
-    if (!helper)
-      return unsupported("a call of " + name + " in the kernel's code").in_program(dump.name).error();
-    calls.push_back({address + step.size - 4, helper});
-    return Error::success();
-  }
-  thunks = true;
-  if (StringRef(name).ends_with("return_thunk"))
-    patches.push_back({address, {0xc3, 0xcc, 0xcc, 0xcc, 0xcc}});
-  else if (name == "__x86_indirect_thunk_rcx")
-    patches.push_back({address, {0xff, 0xe1, 0xcc, 0xcc, 0xcc}});
-  else
-    return unsupported("a jump to " + name + " in the kernel's code").in_program(dump.name).error();
-  return Error::success();
-}
-
-Error JitReplay::State::read_function(const KernelSymbols &symbols, const MachineDecoder &decoder,
-                                      const ProgramDump &dump, const JitedFunction &f,
-                                      const std::map<uint32_t, MapId> &ids, size_t &reference) {
-  constexpr uint8_t load_imm64 = 0x18, pseudo_map = 1, pseudo_value = 2;
-  for (uint64_t at = 0; at < f.code.size();) {
-    const llvm::ArrayRef<uint8_t> left = llvm::ArrayRef(f.code).drop_front(at);
-    const std::optional<MachineStep> step = decoder.decode(left, f.address + at);
-    if (!step)
-      return unsupported(formatv("code of the kernel that is not understood at {0}", at))
-          .in_program(dump.name)
-          .error();
-    if (step->target) {
-      if (Error e = read_branch(symbols, dump, f, at, *step))
-        return e;
-    } else if (step->size == 10 && (left[0] & 0xfe) == 0x48 && (left[1] & 0xf8) == 0xb8) { // movabs
-      uint64_t value;
-      memcpy(&value, &left[2], 8);
-      for (;; ++reference) {
-        if (reference + 1 >= dump.xlated.size())
-          return unsupported("an address in the kernel's code that no instruction has")
-              .in_program(dump.name)
-              .error();
-        const Insn &low = dump.xlated[reference], &high = dump.xlated[reference + 1];
-        if (low.opcode != load_imm64)
-          continue;
-        const uint64_t constant = uint64_t(uint32_t(high.imm)) << 32 | uint32_t(low.imm);
-        if (low.src == 0 && constant == value)
-          break;
-        if (low.src != pseudo_map && low.src != pseudo_value) {
-          ++reference; // its second slot
-          continue;
-        }
-        auto id = ids.find(uint32_t(low.imm));
-        if (id == ids.end())
-          return unsupported("a map that is not the pipeline's").in_program(dump.name).error();
-        maps.push_back({f.address + at + 2, id->second, low.src == pseudo_value, uint32_t(high.imm)});
-        break;
-      }
-      reference += 2;
-    } else if (left[0] == 0x65) { // %gs
-      // The JIT adds nothing but this_cpu_off in this way.
-      if (step->size != 9 || left[1] != 0x48 || left[2] != 0x03 || left[4] != 0x25)
-        return unsupported("per-CPU data of the kernel").in_program(dump.name).error();
-      percpu_adds.push_back(f.address + at);
-    }
-    at += step->size;
-  }
-  return Error::success();
-}
 
 JitReplay::JitReplay(std::unique_ptr<State> state) : state_(std::move(state)) {}
 JitReplay::~JitReplay() = default;
 
-uint64_t JitReplay::code_bytes() const {
-  uint64_t bytes = 0;
-  for (const Function &f : state_->functions)
-    bytes += f.code.size();
-  return bytes;
-}
+uint64_t JitReplay::code_bytes() const { return state_->code.code_bytes(); }
 
-bool JitReplay::had_thunks() const { return state_->thunks; }
-
-static Expected<Offsets> read_offsets() {
-  Expected<KernelTypes> types = KernelTypes::read();
-  if (!types)
-    return types.takeError();
-  Offsets out{};
-  auto get = [&](uint32_t &to, const char *type, const char *member) -> Error {
-    Expected<uint32_t> offset = types->offset_of(type, member);
+Expected<std::unique_ptr<JitReplay>> JitReplay::create(const Execution &x, JitCode code,
+                                                       const std::string &entry) {
+  auto state = std::make_unique<State>(x);
+  State &s = *state;
+  s.code = std::move(code);
+  Expected<std::unique_ptr<KernelContexts>> contexts = KernelContexts::create(s.code);
+  if (!contexts)
+    return contexts.takeError();
+  s.contexts = std::move(*contexts);
+  for (auto [name, to] :
+       {std::pair("bpf_array.value", &s.array_values), std::pair("bpf_map.max_entries", &s.max_entries),
+        std::pair("bpf_prog.bpf_func", &s.program_function), std::pair("sizeof bpf_prog", &s.program_size)}) {
+    Expected<uint32_t> offset = s.code.member(name);
     if (!offset)
       return offset.takeError();
-    to = *offset;
-    return Error::success();
+    *to = *offset;
+  }
+  Expected<uint32_t> key = s.code.member("htab_elem.key");
+  if (!key)
+    return key.takeError();
+  if (*key != element_key || s.program_function + 8 > s.program_size || s.program_size > page ||
+      s.max_entries + 4 > s.array_values)
+    return unsupported("struct layouts of another kind of kernel").error();
+
+  s.entries.resize(x.pipeline.programs.size());
+  bool found = false;
+  for (const JitCode::Entry &e : s.code.entries) {
+    if (const std::optional<ProgId> id = x.pipeline.find_program(e.program))
+      s.entries[index(*id)] = e.offset;
+    if (e.program == entry) {
+      s.entry = e.offset;
+      found = true;
+    }
+  }
+  if (!found)
+    return unsupported("no code of " + entry).error();
+  for (const JitCode::MapSite &m : s.code.maps) {
+    const std::optional<MapId> id = x.pipeline.find_map(m.map);
+    if (!id)
+      return unsupported("code that uses a map " + m.map + " which the pipeline has not").error();
+    s.maps.push_back({m.offset, *id, m.value, m.value_offset});
+  }
+  auto adds_element = [&](uint64_t call_end) {
+    for (uint64_t at : s.code.element_adds)
+      if (at == call_end + 5)
+        return true;
+    return false;
   };
-  uint32_t key = 0, data = 1, queue = 0;
-  for (Error &e : std::array{
-           get(out.array_values, "bpf_array", "value"), get(out.max_entries, "bpf_map", "max_entries"),
-           get(out.program_function, "bpf_prog", "bpf_func"), get(out.ifindex, "net_device", "ifindex"),
-           get(key, "htab_elem", "key"), get(data, "xdp_buff", "data"), get(queue, "xdp_buff", "rxq")})
-    if (e)
-      return std::move(e);
-  if (key != element_key || data != 0 || out.ifindex + 4 > device_bytes || queue != offsetof(XdpBuff, rxq))
-    return unsupported("this kernel's struct layouts").error();
-  Expected<uint32_t> size = types->size_of("bpf_prog");
-  if (!size)
-    return size.takeError();
-  out.program_size = *size;
-  return out;
-}
-
-Expected<std::unique_ptr<JitReplay>> JitReplay::capture(const Execution &x) {
-  if (x.pipeline[x.entry].type != ProgType::xdp)
-    return unsupported("the replay knows only XDP's context").error();
-  auto state = std::make_unique<State>(x);
-  Expected<Offsets> offsets = read_offsets();
-  if (!offsets)
-    return offsets.takeError();
-  state->offsets = *offsets;
-  Expected<KernelSymbols> symbols = KernelSymbols::read();
-  if (!symbols)
-    return symbols.takeError();
-  Expected<LoadedPipeline> loaded = load_into_kernel(x.pipeline);
-  if (!loaded)
-    return loaded.takeError();
-
-  std::map<uint32_t, MapId> ids;
-  for (uint32_t m = 0; m < x.pipeline.maps.size(); ++m) {
-    bpf_map_info info{};
-    uint32_t length = sizeof info;
-    if (!x.pipeline.maps[m].is_template && bpf_obj_get_info_by_fd(loaded->fd(MapId(m)), &info, &length) == 0)
-      ids[info.id] = MapId(m);
-  }
-  std::vector<ProgramDump> dumps;
-  for (uint32_t p = 0; p < x.pipeline.programs.size(); ++p) {
-    Expected<ProgramDump> dump = dump_program(loaded->fd(ProgId(p)));
-    if (!dump)
-      return dump.takeError();
-    state->entries.push_back(dump->functions.front().address);
-    for (const JitedFunction &f : dump->functions)
-      state->functions.push_back({f.address, f.code});
-    dumps.push_back(std::move(*dump));
-  }
-  std::sort(state->functions.begin(), state->functions.end(),
-            [](const Function &a, const Function &b) { return a.address < b.address; });
-  state->first = state->functions.front().address & ~(page - 1);
-  state->last = state->functions.back().address + state->functions.back().code.size();
-  if (state->last - state->first > uint64_t(256) << 20)
-    return unsupported("the kernel's code lies too far apart").error();
-
-  const MachineDecoder decoder;
-  for (const ProgramDump &dump : dumps) {
-    size_t reference = 0;
-    for (const JitedFunction &f : dump.functions)
-      if (Error e = state->read_function(*symbols, decoder, dump, f, ids, reference))
-        return e;
+  for (const JitCode::CallSite &c : s.code.calls) {
+    Replacement r = replacement(c.function);
+    if (c.function == "__htab_map_lookup_elem" && adds_element(c.offset + 4))
+      r.function = find_helper_address("bpf_map_lookup_elem"); // gives the value; the add becomes one of zero
+    if (!r.function)
+      return unsupported("a call of " + c.function + " in the kernel's code").error();
+    s.calls.emplace_back(c.offset, std::move(r));
   }
   return std::unique_ptr<JitReplay>(new JitReplay(std::move(state)));
 }
 
 /// The 8 bytes that stand for a map in the code.
-uint64_t JitReplay::State::map_address(Kernel &kernel, const MapSite &site, uint8_t *code,
-                                       Objects &objects) const {
+uint64_t JitReplay::State::map_address(Kernel &kernel, const MapSite &site, Objects &objects) const {
   MapObject *map = kernel.map(site.map);
   const Map &shape = map->shape();
   if (site.value)
-    return reinterpret_cast<uint64_t>(map->values(0)) + site.offset;
+    return reinterpret_cast<uint64_t>(map->values(0)) + site.value_offset;
   auto with_layout = [&](uint32_t slots) {
     std::vector<uint64_t> &memory = objects.memory[site.map];
     const bool fresh = memory.empty();
-    memory.resize(offsets.array_values / 8 + slots);
-    memcpy(reinterpret_cast<uint8_t *>(memory.data()) + offsets.max_entries, &shape.max_entries, 4);
-    return std::pair(memory.data() + offsets.array_values / 8, fresh);
+    memory.resize(array_values / 8 + slots);
+    memcpy(reinterpret_cast<uint8_t *>(memory.data()) + max_entries, &shape.max_entries, 4);
+    return std::pair(memory.data() + array_values / 8, fresh);
   };
   switch (shape.type) {
   case MapType::array: {
-    const uint64_t address = reinterpret_cast<uint64_t>(map->values(0)) - offsets.array_values;
+    const uint64_t address = reinterpret_cast<uint64_t>(map->values(0)) - array_values;
     array_objects.emplace_back(address, map);
     return address;
   }
@@ -413,79 +291,89 @@ uint64_t JitReplay::State::map_address(Kernel &kernel, const MapSite &site, uint
   }
 }
 
-void JitReplay::State::install(Kernel &kernel, uint8_t *code, Objects &objects) const {
+void JitReplay::State::install(Kernel &kernel, uint8_t *at, Objects &objects) const {
+  contexts_in_use = contexts.get();
   if (objects.kernel == &kernel)
     return;
   objects = {};
   objects.kernel = &kernel;
-  for (uint64_t entry : entries) {
-    std::vector<uint64_t> &program = objects.programs.emplace_back((offsets.program_size + 7) / 8);
-    const uint64_t function = reinterpret_cast<uint64_t>(code) + (entry - first);
-    memcpy(reinterpret_cast<uint8_t *>(program.data()) + offsets.program_function, &function, 8);
+  for (const std::optional<uint64_t> &entry : entries) {
+    std::vector<uint64_t> &program = objects.programs.emplace_back((program_size + 7) / 8);
+    const uint64_t function = entry ? reinterpret_cast<uint64_t>(at) + *entry : 0;
+    memcpy(reinterpret_cast<uint8_t *>(program.data()) + program_function, &function, 8);
   }
   for (const MapSite &site : maps) {
-    const uint64_t address = map_address(kernel, site, code, objects);
-    memcpy(code + (site.address - first), &address, 8);
+    const uint64_t address = map_address(kernel, site, objects);
+    memcpy(at + site.offset, &address, 8);
   }
 }
 
-Expected<PlacedCode> JitReplay::place(uint32_t page_offset) {
+Expected<PlacedCode> JitReplay::place(uint32_t page_offset, ReturnThunks *thunks) {
   State &s = *state_;
-  const uint64_t span = page_up(s.last - s.first + page);
-  // Behind the code: a page of stubs, and one with their targets and a zero.
-  Mapping copy(span + 2 * page);
-  if (!copy.base || s.calls.size() * 8 + 8 > page)
+  const JitCode::Function &last = s.code.functions.back();
+  const uint64_t span = page_up(last.offset + last.code.size() + page);
+  // Behind the code: pages of stubs, and pages with their targets, a zero and a thunk.
+  const uint64_t tail = page_up(s.calls.size() * 8 + 128);
+  Mapping copy(span + 2 * tail);
+  if (!copy.base)
     return unsupported("no memory for a copy of the kernel's code").error();
-  uint8_t *code = copy.base + page_offset, *stubs = copy.base + span, *targets = stubs + page;
-  auto here = [&](uint64_t address) { return code + (address - s.first); };
-  auto distance = [](const uint8_t *to, const uint8_t *from) { return int32_t(to - from); };
+  uint8_t *code = copy.base + page_offset, *stubs = copy.base + span, *targets = stubs + tail;
+  uint8_t *thunk = targets + tail - 64;
+  memcpy(thunk, return_thunk().data(), return_thunk().size());
 
   PlacedCode out;
-  for (const Function &f : s.functions) {
-    memcpy(here(f.address), f.code.data(), f.code.size());
-    out.ranges.emplace_back(reinterpret_cast<uint64_t>(here(f.address)), f.code.size());
+  for (const JitCode::Function &f : s.code.functions) {
+    memcpy(code + f.offset, f.code.data(), f.code.size());
+    out.ranges.emplace_back(reinterpret_cast<uint64_t>(code + f.offset), f.code.size());
   }
-  for (const auto &[address, bytes] : s.patches)
-    memcpy(here(address), bytes.data(), bytes.size());
+  for (uint64_t at : s.code.returns) {
+    static constexpr uint8_t plain[] = {0xc3, 0xcc, 0xcc, 0xcc, 0xcc};
+    if (thunks) {
+      code[at] = 0xe9;
+      put_distance(code + at + 1, thunk);
+    } else {
+      memcpy(code + at, plain, sizeof plain);
+    }
+  }
+  for (uint64_t at : s.code.indirect_jumps) {
+    static constexpr uint8_t plain[] = {0xff, 0xe1, 0xcc, 0xcc, 0xcc}; // jmp *%rcx
+    memcpy(code + at, plain, sizeof plain);
+  }
   std::map<HelperFunction *, uint8_t *> stub_of;
-  for (const CallSite &call : s.calls) {
-    uint8_t *&stub = stub_of[call.helper];
+  for (const auto &[at, r] : s.calls) {
+    uint8_t *&stub = stub_of[r.function];
     if (!stub) { // jmp *target(%rip)
       const size_t n = stub_of.size() - 1;
       stub = stubs + n * 8;
       uint8_t *target = targets + 8 + n * 8;
-      memcpy(target, &call.helper, 8);
-      const int32_t to_target = distance(target, stub + 6);
+      HelperFunction *function = thunks ? thunks->helper(r.helper, r.function) : r.function;
+      memcpy(target, &function, 8);
       stub[0] = 0xff;
       stub[1] = 0x25;
-      memcpy(stub + 2, &to_target, 4);
+      put_distance(stub + 2, target);
     }
-    const int32_t to_stub = distance(stub, here(call.address) + 4);
-    memcpy(here(call.address), &to_stub, 4);
+    put_distance(code + at, stub);
   }
-  for (uint64_t address : s.percpu_adds) { // ds ds rex.w add zero(%rip), reg: of the same length
-    uint8_t *at = here(address);
+  for (uint64_t offset : s.code.percpu_adds) { // ds ds rex.w add zero(%rip), reg: of the same length
+    uint8_t *at = code + offset;
     const uint8_t reg = at[3] & 0x38;
-    const int32_t to_zero = distance(targets, at + 9);
     const uint8_t head[] = {0x3e, 0x3e, 0x48, 0x03, uint8_t(reg | 0x05)};
     memcpy(at, head, sizeof head);
-    memcpy(at + 5, &to_zero, 4);
+    put_distance(at + 5, targets);
   }
-  // xdp_buff -> rxq -> dev; all of it is zero but the interface.
-  s.queue[0] = reinterpret_cast<uint64_t>(s.device);
-  for (XdpBuff &buff : s.buffs)
-    buff.rxq = s.queue;
+  for (uint64_t offset : s.code.element_adds) // add $imm8 or $imm32
+    memset(code + offset + (code[offset + 1] == 0x83 ? 3 : 2), 0, code[offset + 1] == 0x83 ? 1 : 4);
 
-  out.entry = reinterpret_cast<NativeEntry>(here(s.entries[index(s.x.entry)]));
+  out.entry = reinterpret_cast<NativeEntry>(code + s.entry);
+  if (thunks) {
+    if (s.code.returns.empty()) // of a kernel without thunks: only the last return can have one
+      out.entry = thunks->entry(out.entry);
+    out.thunks = {thunks->range(), {reinterpret_cast<uint64_t>(thunk), return_thunk().size()}};
+  }
   auto objects = std::make_shared<Objects>();
   out.install = [&s, code, objects](Kernel &kernel) { s.install(kernel, code, *objects); };
-  out.context = [&s](Cpu &cpu, size_t slot) -> void * {
-    XdpBuff &buff = s.buffs[slot % std::size(s.buffs)];
-    fill(buff, cpu.packet);
-    const auto *context = static_cast<const XdpContext *>(cpu.packet.context());
-    memcpy(reinterpret_cast<uint8_t *>(s.device) + s.offsets.ifindex, &context->ingress_ifindex, 4);
-    return &buff;
-  };
+  out.context = [&s](Cpu &cpu, size_t slot) { return s.contexts->fill(cpu, slot); };
+  out.finish = [&s](Cpu &cpu, void *context) { s.contexts->take_back(context, cpu.packet); };
   s.copies.push_back(std::move(copy));
   return out;
 }

@@ -1,8 +1,10 @@
-// The kernel JIT's own machine code as the baseline: what the running kernel made of a pipeline, run in this
-// process on the embedded kernel's maps, helpers and packets.
+// Runs what a kernel's JIT made of a pipeline in this process, on the embedded kernel's maps, helpers and
+// packets: the baseline that everything is measured against.
 #pragma once
 
+#include "lto/bench_jit.h"
 #include "lto/bench_measure.h"
+#include "lto/bench_thunk.h"
 
 #include <memory>
 
@@ -10,19 +12,17 @@ namespace ujit {
 
 class JitReplay {
 public:
-  /// Loads the pipeline into the running kernel, takes its code, and lets go of it again. Errors
-  /// (unsupported): bpf() is not allowed, code or addresses are hidden; something in the code that cannot be
-  /// replayed, by program.
-  static Expected<std::unique_ptr<JitReplay>> capture(const Execution &execution);
+  /// `code` may be of another pipeline than `execution`'s, if its maps are there by name: the same source as
+  /// one program. `entry`: where a packet starts. Errors (unsupported): something in the code that cannot be
+  /// replayed.
+  static Expected<std::unique_ptr<JitReplay>> create(const Execution &execution, JitCode code,
+                                                     const std::string &entry);
   ~JitReplay();
 
-  /// A copy of the code at another place. It lives as long as this.
-  Expected<PlacedCode> place(uint32_t page_offset);
+  /// A copy of the code at another place. With `thunks` returns go through one. It lives as long as this.
+  Expected<PlacedCode> place(uint32_t page_offset, ReturnThunks *thunks);
 
   uint64_t code_bytes() const;
-  /// Whether the kernel's code returns and jumps through mitigation thunks. The replay does without: helpers
-  /// and our own code return plainly too.
-  bool had_thunks() const;
 
 private:
   struct State;

@@ -33,12 +33,14 @@ void NativeImage::install(Kernel &kernel) const {
 }
 
 Expected<NativeImage> load_native(const Pipeline &pipeline, ProgId entry, std::span<const uint8_t> image,
-                                  const std::string &name, std::optional<uint32_t> page_offset) {
+                                  const std::string &name, std::optional<uint32_t> page_offset,
+                                  std::span<const ImageSymbol> helpers) {
   Expected<ImageInfo> info = read_image_info(image, name);
   if (!info)
     return info.takeError();
-  const ImageSymbol extra[] = {{"ujit_load_packet", reinterpret_cast<const void *>(&load_packet)},
-                               {"ujit_call_helper", reinterpret_cast<const void *>(&call_helper)}};
+  std::vector<ImageSymbol> extra(helpers.begin(), helpers.end());
+  extra.push_back({"ujit_load_packet", reinterpret_cast<const void *>(&load_packet)});
+  extra.push_back({"ujit_call_helper", reinterpret_cast<const void *>(&call_helper)});
   const llvm::StringRef bytes(reinterpret_cast<const char *>(image.data()), image.size());
   Expected<LoadedImage> code = load_image(llvm::MemoryBufferRef(bytes, name), extra, page_offset);
   if (!code)

@@ -20,9 +20,11 @@ struct NativeImage {
   void install(Kernel &kernel) const;
 };
 
-/// Loads an image that was linked from `pipeline`. `name` is for messages; `page_offset` as for load_image().
-/// Errors: those of load_image() and read_image_info(), and no entry for this program.
+/// Loads an image that was linked from `pipeline`. `name` is for messages; `page_offset` as for load_image();
+/// `helpers` take the place of the embedded kernel's of the same name. Errors: those of load_image() and
+/// read_image_info(), and no entry for this program.
 Expected<NativeImage> load_native(const Pipeline &pipeline, ProgId entry, std::span<const uint8_t> image,
-                                  const std::string &name, std::optional<uint32_t> page_offset = {});
+                                  const std::string &name, std::optional<uint32_t> page_offset = {},
+                                  std::span<const ImageSymbol> helpers = {});
 
 } // namespace ujit
