@@ -5,6 +5,7 @@
 #include "kernel-iface/linux/kernel_types.h"
 #include "kernel-iface/linux/module.h"
 
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MemoryBuffer.h"
@@ -136,24 +137,34 @@ bool read_installed(kmod_ctx *ctx, const std::string &path, ModuleKernel &kernel
   return true;
 }
 
-/// Every module was built with the same kernel, so any will do; a few more are read for their imports.
+/// What a module of ours imports and has no check sum for, although this kernel wants them.
+std::vector<std::string> missing_imports(const ModuleKernel &kernel) {
+  std::vector<std::string> out;
+  if (kernel.symbol_crcs.empty()) // no modversions, or nothing was read
+    return out;
+  for (const char *name : {"module_layout", "_printk", "snprintf", "__x86_return_thunk"})
+    if (!kernel.symbol_crcs.contains(name) &&
+        (kernel.return_thunks || name != StringRef("__x86_return_thunk")))
+      out.push_back(name);
+  return out;
+}
+
+/// Every module was built with the same kernel, so any will do that imports what ours does: one of six
+/// imports snprintf.
 void read_installed_modules(const std::string &folder, ModuleKernel &kernel) {
   Kmod ctx(kmod_new(nullptr, nullptr), &kmod_unref);
   if (!ctx)
     return;
   kmod_set_log_fn(
       ctx.get(), [](void *, int, const char *, int, const char *, const char *, va_list) {}, nullptr);
-  unsigned read = 0;
   std::error_code error;
-  for (llvm::sys::fs::recursive_directory_iterator it(folder, error), end; it != end && !error && read < 12;
+  for (llvm::sys::fs::recursive_directory_iterator it(folder, error), end; it != end && !error;
        it.increment(error)) {
     StringRef path = it->path();
     if (!path.ends_with(".ko") && !path.ends_with(".ko.xz") && !path.ends_with(".ko.zst") &&
         !path.ends_with(".ko.gz"))
       continue;
-    read += read_installed(ctx.get(), path.str(), kernel);
-    if (kernel.symbol_crcs.contains("_printk") && kernel.symbol_crcs.contains("snprintf") &&
-        kernel.symbol_crcs.contains("__x86_return_thunk"))
+    if (read_installed(ctx.get(), path.str(), kernel) && missing_imports(kernel).empty())
       break;
   }
 }
@@ -167,13 +178,18 @@ Expected<ModuleKernel> read_module_kernel(const std::string &modules) {
     kernel.release = name.release;
   if (Capability can = probe_capabilities().modules; !can.ok)
     kernel.refusal = can.reason;
-  if (Error e = read_layouts(kernel))
-    return e;
+  if (Error e = read_layouts(kernel)) {
+    if (kernel.refusal.empty())
+      return e;
+    llvm::consumeError(std::move(e)); // a kernel without modules has no layout of them
+  }
   if (Error e = read_mitigations(kernel))
     return e;
   const std::string folder = modules.empty() ? "/lib/modules/" + kernel.release : modules;
   read_installed_modules(folder, kernel);
-  if (kernel.vermagic.empty() && kernel.refusal.empty())
+  if (!kernel.refusal.empty())
+    return kernel;
+  if (kernel.vermagic.empty())
     kernel.refusal =
         formatv("there is no module of this kernel in {0} from which to learn its version string; "
                 "install one with the kernel's package",
