@@ -156,7 +156,7 @@ Expected<LoadedPipeline> load_into_kernel(const Pipeline &pipeline, const LoadOp
     out.maps_.push_back(map);
     out.maps_.back().contents.clear();
   }
-  Expected<std::vector<Fd>> maps = create_maps(pipeline);
+  Expected<std::vector<Fd>> maps = create_maps(pipeline, options.pin_directory);
   if (!maps)
     return maps.takeError();
   out.map_fds_ = std::move(*maps);
@@ -218,6 +218,8 @@ Expected<LoadedPipeline> load_into_kernel(const Pipeline &pipeline, const LoadOp
       if (Error e = freeze(map, out.map_fds_[i].get()))
         return e;
   }
+  if (Error e = pin_maps(pipeline, out.map_fds_, options.pin_directory))
+    return e;
   return out;
 }
 

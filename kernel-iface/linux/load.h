@@ -1,6 +1,7 @@
 // A pipeline in the running kernel: maps created and filled, programs verified and loaded, prog arrays
 // wired. It serves as the oracle that fused code is compared with, and as the original that an installed
-// image falls back to. Nothing is pinned or attached: all of it is gone when the object dies.
+// image falls back to. Nothing is attached, and nothing pinned unless asked for: then all of it is gone when
+// the object dies.
 //
 // Programs are loaded as they are, in object form: what the verifier makes of them is the kernel's
 // business. Memory limits of kernels before 5.11 are raised by libbpf when it creates the first map.
@@ -26,6 +27,9 @@ struct LoadOptions {
   /// Opens a perf ring for every CPU of each perf_event_array, so that bpf_perf_event_output() succeeds
   /// and its samples can be read. Without, it returns -ENOENT.
   bool capture_events = true;
+  /// In the BPF file system, e.g. /sys/fs/bpf: maps that are pinned by name are shared there; those that
+  /// do not exist yet are created and pinned. Empty: every map is new and nothing is pinned.
+  std::string pin_directory;
 };
 
 struct TestRunOptions {
@@ -35,6 +39,7 @@ struct TestRunOptions {
   std::vector<uint8_t> context;
   /// XDP: bytes in front of the packet, a multiple of 4, at most 32.
   std::vector<uint8_t> metadata;
+  int instead = -1;    ///< runs this program in the entry's place: a stub of the same type
   uint32_t repeat = 1; ///< runs on one packet buffer; what one run changes the next one sees
   /// Runs there, so that per-CPU values land in a known copy. None: the first CPU that the thread may use.
   std::optional<unsigned> cpu;

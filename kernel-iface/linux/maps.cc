@@ -61,19 +61,22 @@ std::string describe(const Map &map) {
       .str();
 }
 
+uint32_t creation_flags(const Map &map) {
+  // Together with freezing this is what lets the verifier take the contents as constants.
+  return map.is_data() && map.frozen ? map.flags | BPF_F_RDONLY_PROG : map.flags;
+}
+
+uint32_t creation_entries(const Map &map) {
+  // Object files leave the size of event arrays to the loader.
+  return map.type == MapType::perf_event_array && map.max_entries == 0 ? possible_cpus() : map.max_entries;
+}
+
 Expected<Fd> create_map(const Map &map, int inner_fd) {
-  LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = map.flags, .map_extra = map.extra);
+  LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = creation_flags(map), .map_extra = map.extra);
   if (inner_fd >= 0)
     options.inner_map_fd = inner_fd;
-  // Together with freezing this is what lets the verifier take the contents as constants.
-  if (map.is_data() && map.frozen)
-    options.map_flags |= BPF_F_RDONLY_PROG;
-  uint32_t max_entries = map.max_entries;
-  // Object files leave the size of event arrays to the loader.
-  if (map.type == MapType::perf_event_array && max_entries == 0)
-    max_entries = possible_cpus();
   Fd fd(bpf_map_create(static_cast<bpf_map_type>(map.type), kernel_object_name(map.name).c_str(),
-                       map.key_size, map.value_size, max_entries, &options));
+                       map.key_size, map.value_size, creation_entries(map), &options));
   if (!fd)
     return bpf_error(errno, "the kernel cannot create " + describe(map)).error();
   return fd;
@@ -139,6 +142,46 @@ struct ValueLayout {
   size_t size, copies, stride;
 };
 
+bool is_shared(const Map &map, const std::string &directory) {
+  return map.pinned && !map.is_template && !directory.empty();
+}
+
+std::string pin_path(const Map &map, const std::string &directory) { return directory + "/" + map.name; }
+
+/// 0 if there is none.
+uint32_t map_id(const Fd &fd) {
+  bpf_map_info info{};
+  uint32_t length = sizeof info;
+  return fd && bpf_obj_get_info_by_fd(fd.get(), &info, &length) == 0 ? info.id : 0;
+}
+
+/// The pinned map; none if it is not pinned by name or the pin does not exist. Errors: another shape.
+Expected<Fd> open_pinned(const Map &map, const std::string &directory) {
+  if (!is_shared(map, directory))
+    return Fd();
+  Fd fd(bpf_obj_get(pin_path(map, directory).c_str()));
+  if (!fd && errno == ENOENT)
+    return fd;
+  bpf_map_info info{};
+  uint32_t length = sizeof info;
+  if (!fd || bpf_obj_get_info_by_fd(fd.get(), &info, &length) != 0)
+    return bpf_error(errno, "opening the pinned " + describe(map)).error();
+  Map found = map, wanted = map;
+  found.type = static_cast<MapType>(info.type);
+  found.key_size = info.key_size;
+  found.value_size = info.value_size;
+  found.max_entries = info.max_entries;
+  found.flags = info.map_flags;
+  wanted.flags = creation_flags(map);
+  wanted.max_entries = creation_entries(map);
+  if (found == wanted)
+    return fd;
+  return input_error(formatv("{0} has another shape than {1}", pin_path(map, directory), describe(wanted)))
+      .note("what is pinned: " + describe(found))
+      .with_hint("remove the pin, or use a directory of its own for this pipeline")
+      .error();
+}
+
 Error no_contents(const Map &map) {
   return unsupported(formatv("entries of map '{0}' ({1}) cannot be read or written as bytes", map.name,
                              name_of(map.type)))
@@ -147,11 +190,17 @@ Error no_contents(const Map &map) {
 
 } // namespace
 
-Expected<std::vector<Fd>> create_maps(const Pipeline &pipeline) {
+Expected<std::vector<Fd>> create_maps(const Pipeline &pipeline, const std::string &pin_directory) {
   std::vector<Fd> made(pipeline.maps.size());
   for (size_t i = 0; i < made.size(); i++) {
     const Map &map = pipeline.maps[i];
-    if (map.is_template || map.inner)
+    if (map.is_template)
+      continue;
+    Expected<Fd> pinned = open_pinned(map, pin_directory);
+    if (!pinned)
+      return pinned.takeError();
+    made[i] = std::move(*pinned);
+    if (made[i] || map.inner)
       continue;
     Expected<Fd> fd = create_map(map, -1);
     if (!fd)
@@ -169,7 +218,7 @@ Expected<std::vector<Fd>> create_maps(const Pipeline &pipeline) {
   // Inner maps exist from here on.
   for (size_t i = 0; i < made.size(); i++) {
     const Map &map = pipeline.maps[i];
-    if (map.is_template || !map.inner)
+    if (map.is_template || !map.inner || made[i])
       continue;
     Expected<Fd> fd = create_outer_map(pipeline, map, made);
     if (!fd)
@@ -177,6 +226,27 @@ Expected<std::vector<Fd>> create_maps(const Pipeline &pipeline) {
     made[i] = std::move(*fd);
   }
   return made;
+}
+
+Error pin_maps(const Pipeline &pipeline, std::span<const Fd> fds, const std::string &directory) {
+  std::vector<std::string> added;
+  for (size_t i = 0; i < fds.size(); i++) {
+    const Map &map = pipeline.maps[i];
+    if (!is_shared(map, directory))
+      continue;
+    const std::string path = pin_path(map, directory);
+    if (bpf_obj_pin(fds[i].get(), path.c_str()) == 0) {
+      added.push_back(path);
+      continue;
+    }
+    const int error = errno;
+    if (error == EEXIST && map_id(fds[i]) == map_id(Fd(bpf_obj_get(path.c_str()))))
+      continue;
+    for (const std::string &pin : added)
+      unlink(pin.c_str());
+    return bpf_error(error, formatv("pinning {0} at {1}", describe(map), path)).error();
+  }
+  return Error::success();
 }
 
 Expected<MapContents> read_map(const Map &map, int fd) {

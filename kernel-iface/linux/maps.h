@@ -5,6 +5,7 @@
 #include "translator/map_contents.h"
 #include "translator/program.h"
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,8 +17,13 @@ bool is_per_cpu(MapType type);
 std::string kernel_object_name(std::string_view name);
 
 /// Creates every map of the pipeline (by MapId; none for templates), writes data contents with bound
-/// constants laid over, and puts inner maps into their slots. Nothing is frozen yet.
-Expected<std::vector<Fd>> create_maps(const Pipeline &pipeline);
+/// constants laid over, and puts inner maps into their slots. Nothing is frozen yet. Maps that are pinned by
+/// name in `pin_directory` (of the BPF file system; empty: none are) are taken from there as they are.
+/// Errors: also a pin of another shape.
+Expected<std::vector<Fd>> create_maps(const Pipeline &pipeline, const std::string &pin_directory = "");
+
+/// Pins what is pinned by name and is not there yet; all or nothing.
+Error pin_maps(const Pipeline &pipeline, std::span<const Fd> fds, const std::string &directory);
 
 /// See LoadedPipeline::read() and write().
 Expected<MapContents> read_map(const Map &map, int fd);
