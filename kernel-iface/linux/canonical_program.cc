@@ -126,17 +126,20 @@ private:
       if (!is_jump(i))
         continue;
       const int64_t target = int64_t(at) + 1 + (i.opcode == 0x06 ? i.imm : i.offset);
-      if (target >= 0 && target < int64_t(entered_.size()))
-        entered_[size_t(target)] = true;
+      if (target < 0 || target >= int64_t(entered_.size()))
+        continue;
+      Sources &s = entered_[size_t(target)];
+      s.first = std::min(s.first, at);
+      s.last = std::max(s.last, at);
     }
   }
 
-  /// Whether [at, at + slots) is entered at its top only and lies in one function.
+  /// Whether [at, at + slots) is entered from outside at its top only, and lies in one function.
   bool is_closed(uint32_t at, uint32_t slots, uint32_t end) const {
     if (at + slots > end)
       return false;
     for (uint32_t i = at + 1; i < at + slots; i++)
-      if (entered_[i])
+      if (entered_[i].any() && (entered_[i].first < at || entered_[i].last >= at + slots))
         return false;
     return true;
   }
@@ -335,7 +338,7 @@ private:
 
   /// Where the map in r1 is loaded right before, the sequence has its numbers.
   bool agrees(uint32_t at, const OpenLookup &found) const {
-    for (uint32_t i = at; i-- > 0 && !entered_[i + 1];) {
+    for (uint32_t i = at; i-- > 0 && !entered_[i + 1].any();) {
       const Insn &insn = out_.insns[i];
       if (insn.opcode == 0 && i > 0 && is_wide(out_.insns[i - 1])) {
         const Insn &load = out_.insns[--i];
@@ -381,7 +384,12 @@ private:
   const CapturedProgram &from_;
   Program out_;
   std::vector<const CapturedMap *> maps_;
-  std::vector<uint8_t> entered_; ///< by slot: a jump goes there
+  /// Slots of the first and the last jump to a slot.
+  struct Sources {
+    uint32_t first = ~0u, last = 0;
+    bool any() const { return first != ~0u; }
+  };
+  std::vector<Sources> entered_; ///< by slot
 };
 
 } // namespace
