@@ -5,13 +5,16 @@
 # make prove  prove the lowering of each instruction against the standard, with Z3; under five minutes
 # make fuzz SECONDS=600 [SEED=1]   random pipelines through every executor
 # make check-vectors   the kernel's own test vectors, out of Debian's linux-source-6.1
+# make check-kernel [KERNEL=6.1|6.12|all] [FILTER=...]   the tests that concern a kernel, in Debian's stock kernels under QEMU
+# make check-kernel MANIFEST=x.ujit.yaml PACKETS=y.pcap [MAPS=seed.json] [KERNEL=...]   a pipeline there: original against installed
 # make deps   install the Debian packages that a build needs (as root, or by sudo)
 
 BUILD := build
 PACKAGES := g++ cmake ninja-build ccache pkg-config llvm-19-dev clang-19 libbpf-dev libelf-dev libtbb-dev \
-            libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev libz3-dev graphviz iproute2
+            libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev libz3-dev graphviz iproute2 \
+            qemu-system-x86 busybox-static cpio kmod xz-utils e2fsprogs bpftool
 
-.PHONY: all demo check prove fuzz check-vectors bench deps clean
+.PHONY: all demo check check-kernel prove fuzz check-vectors bench deps clean
 
 all: $(BUILD)/build.ninja
 	@cmake --build $(BUILD)
@@ -42,6 +45,13 @@ SEED := 1
 
 fuzz: all
 	@$(BUILD)/ujit-fuzz --seconds $(SECONDS) --seed $(SEED) --out $(BUILD)
+
+KERNEL := all
+check-kernel: export BUILD := $(BUILD)
+check-kernel: export FILTER := $(FILTER)
+check-kernel: deps
+	@$(MAKE) --no-print-directory all
+	@$(if $(MANIFEST),tests/guest/check pipeline "$(KERNEL)" "$(MANIFEST)" "$(PACKETS)" "$(MAPS)",tests/guest/check tests "$(KERNEL)")
 
 check-vectors: all
 	@tests/vectors/check.sh $(BUILD)

@@ -184,9 +184,10 @@ TEST_F(LinuxTraffic, xdp_sends_back_drops_and_passes) {
   }
 }
 
+// Sent back, as 6.1 does not redirect packets in several buffers.
 TEST_F(LinuxTraffic, large_packets_reach_only_programs_with_frags) {
   START({.mtu = 9000, .outer_xdp = true});
-  Program p = redirects(ProgType::xdp, network->device(1));
+  Program p = program("sends_back", code({mov(0, XDP_TX), exit()}));
   EXPECT_NE(llvm::toString(attach_xdp(network->device(0), load(p))), "");
   p.section = "xdp.frags";
   llvm::cantFail(attach_xdp(network->device(0), load(p)));
@@ -195,7 +196,7 @@ TEST_F(LinuxTraffic, large_packets_reach_only_programs_with_frags) {
     large.frame.resize(size, 0xaa);
     for (bool paged : {false, true}) {
       large.paged = paged;
-      expect_equal(exchange(large), {wanted_at(1, SeenAt::outer, large)}, std::to_string(size) + " bytes");
+      expect_equal(exchange(large), {wanted_at(0, SeenAt::outer, large)}, std::to_string(size) + " bytes");
     }
   }
 }
