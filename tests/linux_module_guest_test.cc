@@ -9,8 +9,10 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include <chrono>
@@ -95,6 +97,9 @@ protected:
   void TearDown() override {
     if (control_ && control_ != MAP_FAILED)
       munmap(control_, 4096);
+    // The module holds the array, a stub in the array holds the module.
+    for (uint32_t slot = 0; slot < 16 && jumps_fd_; ++slot)
+      bpf_map_delete_elem(jumps_fd_.get(), &slot);
     stub_ = Fd();
     inserted_.reset();
     if (!spec_.name.empty() && access(("/sys/module/" + spec_.name).c_str(), F_OK) == 0) {
@@ -233,6 +238,28 @@ TEST_P(Modules, LeavesAndComesBack) {
   EXPECT_EQ(control_->resumes, 2u);
 }
 
+TEST_P(Modules, CountsWhatItLeaves) {
+  Fd left(bpf_map_create(BPF_MAP_TYPE_PERCPU_ARRAY, "left", 4, 8, 1, nullptr));
+  ASSERT_EQ(insert(), "");
+  StubSpec spec = stub_spec();
+  spec.left = left.get();
+  auto stub = ujit::load_stub(spec);
+  ASSERT_TRUE(bool(stub)) << llvm::toString(stub.takeError());
+  stub_ = std::move(*stub);
+  EXPECT_EQ(run(), 2);
+  control_->mode = 1;
+  control_->index = 3;
+  EXPECT_EQ(run(), 1);
+  set_slot(3, target_fd_.get());
+  EXPECT_EQ(run(), 4);
+  uint64_t counts[1024] = {}, sum = 0;
+  const uint32_t zero = 0;
+  ASSERT_EQ(bpf_map_lookup_elem(left.get(), &zero, counts), 0);
+  for (uint64_t n : counts)
+    sum += n;
+  EXPECT_EQ(sum, 2u);
+}
+
 TEST_P(Modules, DropsWhenEveryTailCallFails) {
   ASSERT_EQ(insert(), "");
   ASSERT_EQ(load_stub(), "");
@@ -266,14 +293,21 @@ TEST_P(Modules, StubsTakeTheOriginalsPlace) {
   // The array's owner is of the original's kind: type, attach type, frags.
   set_slot(5, original_fd_.get());
   set_slot(6, stub_.get());
-  const int stub = stub_.get();
-  auto seen = capture(std::span(&stub, 1));
-  ASSERT_TRUE(bool(seen)) << llvm::toString(seen.takeError());
-  const CapturedProgram &original = capture_->programs[0];
-  EXPECT_EQ(seen->programs[0].attach_type, original.attach_type);
-  EXPECT_EQ(seen->programs[0].frags, original.frags);
-  EXPECT_TRUE(seen->programs[0].cb_access);
-  EXPECT_FALSE(seen->programs[0].dst_needed);
+  const StubSpec spec = stub_spec();
+  const int stub = stub_.get(), original = original_fd_.get();
+  EXPECT_EQ(llvm::toString(check_stubs(std::span(&spec, 1), std::span(&stub, 1))), "");
+  // The target would do, too; one of another attach type or without a flag would not.
+  CapturedProgram other = copy_of(capture_->programs[0]);
+  other.attach_type = capture_->programs[0].attach_type + 1;
+  other.frags = capture_->programs[0].frags;
+  StubSpec differs = stub_spec();
+  differs.original = &other;
+  EXPECT_EQ(llvm::toString(check_stubs(std::span(&differs, 1), std::span(&stub, 1))),
+            "the stub of  cannot stand in for it: attach type differs");
+  differs = stub_spec();
+  differs.dst_needed = true;
+  EXPECT_EQ(llvm::toString(check_stubs(std::span(&differs, 1), std::span(&original, 1))),
+            "the stub of original cannot stand in for it: dst_needed differs");
 }
 
 TEST_P(Modules, StubsHaveTheFlagsOfAllMembers) {
@@ -285,9 +319,7 @@ TEST_P(Modules, StubsHaveTheFlagsOfAllMembers) {
   auto stub = ujit::load_stub(spec);
   ASSERT_TRUE(bool(stub)) << llvm::toString(stub.takeError());
   const int fd = stub->get();
-  auto seen = capture(std::span(&fd, 1));
-  ASSERT_TRUE(bool(seen)) << llvm::toString(seen.takeError());
-  EXPECT_TRUE(seen->programs[0].dst_needed);
+  EXPECT_EQ(llvm::toString(check_stubs(std::span(&spec, 1), std::span(&fd, 1))), "");
 }
 
 TEST_P(Modules, LargestStub) {
@@ -507,6 +539,58 @@ TEST_P(Modules, RefusesAModuleOfAnotherKernel) {
   auto module = write_module(spec_, other);
   ASSERT_TRUE(bool(module));
   expect_refusal(insert(*module), "the kernel does not take the module as one of its own");
+}
+
+/// In a process without CAP_SYS_MODULE.
+TEST_P(Modules, SaysThatACapabilityIsMissing) {
+  auto module = write_module(spec_, kernel_);
+  ASSERT_TRUE(bool(module));
+  int answer[2];
+  ASSERT_EQ(pipe(answer), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct data[2];
+    syscall(SYS_capget, &header, data);
+    data[0].effective &= ~(1u << CAP_SYS_MODULE);
+    syscall(SYS_capset, &header, data);
+    auto inserted = insert_module(spec_, *module);
+    const std::string error = inserted ? "" : llvm::toString(inserted.takeError());
+    (void)!write(answer[1], error.data(), error.size());
+    _exit(0);
+  }
+  waitpid(child, nullptr, 0);
+  char text[512] = {};
+  EXPECT_GT(read(answer[0], text, sizeof text - 1), 0);
+  expect_refusal(text, "CAP_SYS_MODULE is missing");
+  close(answer[0]);
+  close(answer[1]);
+}
+
+/// Booted with lockdown or signature enforcement: UJIT_EXPECT_REFUSAL is a part of the message.
+TEST(ReadModuleKernel, RefusesAsTheKernelDoes) {
+  const char *expected = getenv("UJIT_EXPECT_REFUSAL");
+  if (!expected)
+    GTEST_SKIP() << "UJIT_EXPECT_REFUSAL is not set: this kernel was not booted to refuse";
+  auto kernel = read_module_kernel();
+  ASSERT_TRUE(bool(kernel)) << llvm::toString(kernel.takeError());
+  EXPECT_NE(kernel->refusal.find(expected), std::string::npos) << kernel->refusal;
+  // What the kernel itself says when it is asked nevertheless.
+  kernel->refusal.clear();
+  const std::vector<uint8_t> image = test::compile_image();
+  ModuleSpec spec{.name = "ujit_0123456789abcdef",
+                  .image = image,
+                  .entries = {{"test_image", "ujit_0123456789abcdef_e0", ProgType::xdp}},
+                  .instance = {0},
+                  .addresses = {{"bpf_ktime_get_ns", 0xffffffff81000000}}};
+  for (const std::string &name : module_functions())
+    spec.addresses[name] = 0xffffffff81000000;
+  auto module = write_module(spec, *kernel);
+  ASSERT_TRUE(bool(module)) << llvm::toString(module.takeError());
+  auto inserted = insert_module(spec, *module);
+  ASSERT_FALSE(bool(inserted));
+  const std::string error = llvm::toString(inserted.takeError());
+  EXPECT_NE(error.find(expected), std::string::npos) << error;
 }
 
 } // namespace

@@ -70,7 +70,7 @@ constexpr Refusal refusals[] = {
     {ujit_program_differs, "a program was replaced after it was captured", "install again"},
     {ujit_program_changed, "a program's instructions changed after it was captured", "install again"},
     {EBADF, "a map or program was closed after it was captured", ""},
-    {EKEYREJECTED, "the kernel takes signed modules only", "boot without module.sig_enforce"},
+    {EKEYREJECTED, "module.sig_enforce refuses unsigned modules", "boot without it"},
     {EEXIST, "a module of this name is loaded", "uninstall the pipeline first"},
     {ENOMEM, "the kernel has no memory for the module", ""},
     {ENOENT, "the kernel lacks a function that the module imports", ""},

@@ -1,7 +1,9 @@
 #include "kernel-iface/linux/stub.h"
 
+#include "kernel-iface/linux/kernel_reader.h"
 #include "kernel-iface/linux/verifier_log.h"
 
+#include "llvm/ADT/STLExtras.h"
 #include "llvm/Support/FormatVariadic.h"
 
 #include <bpf/bpf.h>
@@ -68,11 +70,27 @@ void tail_call(Assembler &a, int prog_array) {
   a.call_helper(BPF_FUNC_tail_call);
 }
 
+/// ++left[r9], in the word of the stack behind the frame.
+void count_leave(Assembler &a, const StubSpec &spec) {
+  const auto key = -int16_t(spec.frame_bytes + 8);
+  Assembler::Label no_such;
+  a.put(BPF_STX | BPF_MEM | BPF_W, 10, 9, key);
+  a.load_fd(1, BPF_PSEUDO_MAP_FD, spec.left);
+  a.move(2, 10);
+  a.alu(BPF_ADD, 2, key);
+  a.call_helper(BPF_FUNC_map_lookup_elem);
+  a.jump(BPF_JEQ, 0, 0, no_such);
+  a.put(BPF_LDX | BPF_MEM | BPF_DW, 1, 0);
+  a.alu(BPF_ADD, 1, 1);
+  a.put(BPF_STX | BPF_MEM | BPF_DW, 0, 1);
+  a.place(no_such);
+}
+
 constexpr int32_t drop_verdict(ProgType type) { return type == ProgType::xdp ? 0 : 2; }
 
 } // namespace
 
-// r6: context, r7: what the kfunc returned, r8: tail calls that failed.
+// r6: context, r7: what the kfunc returned, r8: tail calls that failed, r9: number of the prog array.
 std::vector<Insn> stub_program(const StubSpec &spec, bool clear_frame) {
   Assembler a;
   Assembler::Label killed, again, out, missed;
@@ -101,6 +119,8 @@ std::vector<Insn> stub_program(const StubSpec &spec, bool clear_frame) {
     a.move(9, 0);
     a.alu(BPF_LSH, 9, 1); // bit 63 goes
     a.alu(BPF_RSH, 9, 49);
+    if (spec.left >= 0)
+      count_leave(a, spec);
     for (size_t i = 0; i < spec.prog_arrays.size(); ++i) {
       Assembler::Label next;
       a.jump(BPF_JNE, 9, int32_t(i), next);
@@ -125,7 +145,7 @@ std::vector<Insn> stub_program(const StubSpec &spec, bool clear_frame) {
   a.set(3, 0);
   tail_call(a, spec.originals);
   // Flags of a program that hooks read come from what is in it, run or not. A tail call sets cb_access.
-  if (spec.dst_needed && spec.original->type == ProgType::sched_cls) {
+  if ((spec.dst_needed || spec.original->dst_needed) && spec.original->type == ProgType::sched_cls) {
     a.move(1, 6);
     a.call_helper(BPF_FUNC_get_route_realm);
   }
@@ -135,7 +155,7 @@ std::vector<Insn> stub_program(const StubSpec &spec, bool clear_frame) {
 }
 
 Expected<Fd> load_stub(const StubSpec &spec) {
-  if (spec.frame_bytes % 8 || spec.frame_bytes > 512)
+  if (spec.frame_bytes % 8 || spec.frame_bytes + (spec.left >= 0 ? 8 : 0) > 512)
     return internal_error(formatv("a frame of {0} bytes is not one that a stub can have", spec.frame_bytes))
         .error();
   const int fds[] = {0, spec.module_btf};
@@ -164,6 +184,46 @@ Expected<Fd> load_stub(const StubSpec &spec) {
   for (std::string &line : read_verifier_log(log.data()).tail)
     error.note("verifier: " + line);
   return error.error();
+}
+
+Error check_stubs(std::span<const StubSpec> specs, std::span<const int> stubs) {
+  auto reader = KernelReader::load();
+  if (!reader)
+    return reader.takeError();
+  std::vector<uint32_t> ids;
+  for (int fd : stubs) {
+    bpf_prog_info info{};
+    uint32_t size = sizeof info;
+    if (bpf_obj_get_info_by_fd(fd, &info, &size) != 0)
+      return unsupported(formatv("the kernel tells nothing of a stub: {0}", std::strerror(errno))).error();
+    ids.push_back(info.id);
+  }
+  auto facts = reader->programs(ids);
+  if (!facts)
+    return facts.takeError();
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const CapturedProgram &original = *specs[i].original;
+    auto stub = llvm::find_if(*facts, [&](const ProgramFacts &f) { return f.record.id == ids[i]; });
+    if (stub == facts->end())
+      return unsupported(formatv("the kernel tells nothing of the stub of {0}", original.name)).error();
+    const program_record &r = stub->record;
+    const char *differs = nullptr;
+    if (r.attach_type != original.attach_type)
+      differs = "attach type";
+    else if (bool(r.flags & program_frags) != original.frags)
+      differs = "XDP frags";
+    else if (!(r.flags & program_dst_needed) && (specs[i].dst_needed || original.dst_needed))
+      differs = "dst_needed";
+    else if (!(r.flags & program_cb_access) && original.cb_access)
+      differs = "cb_access";
+    else if (!(r.flags & program_kprobe_override) && original.kprobe_override)
+      differs = "kprobe_override";
+    if (differs)
+      return unsupported(
+                 formatv("the stub of {0} cannot stand in for it: {1} differs", original.name, differs))
+          .error();
+  }
+  return Error::success();
 }
 
 } // namespace ujit

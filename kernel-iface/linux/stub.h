@@ -25,6 +25,7 @@ struct StubSpec {
   std::vector<int> prog_arrays; ///< fds, by the number that leaves name
   int switch_map = -1; ///< array, mmapable: element 0, u32 at offset 0: 0 runs the image, else the original
   int originals = -1;  ///< prog array of one slot: the original, for the kill switch
+  int left = -1;       ///< per-CPU array of u64: times left, by the number of the prog array; -1: not counted
 };
 
 /// Its instructions; `clear_frame` stores zeros into the frame first.
@@ -32,5 +33,10 @@ std::vector<Insn> stub_program(const StubSpec &spec, bool clear_frame);
 
 /// Loads it. Errors: the verifier's refusal with the end of its log.
 Expected<Fd> load_stub(const StubSpec &spec);
+
+/// Checks that hooks and prog arrays see in each stub what they see in its original: attach type, XDP frags,
+/// and the flags that hooks read (more of the latter do no harm). `stubs` and `specs` go in pairs. Errors: a
+/// stub that differs; the kernel does not tell.
+Error check_stubs(std::span<const StubSpec> specs, std::span<const int> stubs);
 
 } // namespace ujit
