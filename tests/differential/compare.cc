@@ -50,16 +50,21 @@ void append(Pipeline &to, const Pipeline &from) {
 
 std::string first_line(const std::vector<std::string> &lines) { return lines.empty() ? "" : lines.front(); }
 
+/// Each run has the maps of its own sample only: the others' are nothing to it.
 Expected<std::vector<JobRun>> run_batch(const Batch &batch, const LinkedImage *image) {
   std::vector<Job> jobs;
   for (size_t i = 0; i < batch.samples.size(); i++)
     jobs.push_back({batch.entries[i], batch.samples[i]->packets});
-  return run_jobs(batch.changed, batch.seeds, jobs, image);
-}
-
-/// What a sample's programs do is theirs alone: other samples' maps are not looked at.
-void keep_maps_of(const Sample &sample, JobRun &run) {
-  std::erase_if(run.trace.maps, [&](const MapSeed &m) { return !sample.pipeline.find_map(m.map); });
+  Expected<TogetherRun> run = run_jobs_together(batch.changed, batch.seeds, jobs, image);
+  if (!run)
+    return run.takeError();
+  std::map<std::string_view, size_t> owner;
+  for (size_t i = 0; i < batch.samples.size(); i++)
+    for (const Map &map : batch.samples[i]->pipeline.maps)
+      owner[map.name] = i;
+  for (MapSeed &contents : run->maps)
+    run->runs[owner.at(contents.map)].trace.maps.push_back(std::move(contents));
+  return std::move(run->runs);
 }
 
 } // namespace
@@ -82,82 +87,118 @@ Batch make_batch(std::span<const Sample> samples) {
   return batch;
 }
 
-std::vector<Variation> variations(uint64_t seed) {
-  Random random(seed);
-  PlanOptions standard;
-  standard.target_left_is_supported = false;
-  std::vector<Variation> out;
-  out.push_back({"unfused", {}, standard});
-  out.back().plan.mode = PlanOptions::chain;
-  out.push_back({"fused", {}, standard});
-  Variation &other = out.emplace_back(Variation{"fused", {}, standard});
-  for (const OptimisationName &name : optimisation_names())
-    if (random.one_in(2)) {
-      other.disabled.emplace_back(name.name);
-      other.name += " without " + other.disabled.back();
-    }
-  other.plan.partition_cost = random.of({50u, 500u, 6000u});
-  other.plan.clone_limit_ir = random.of({0u, 60u, 300u});
-  other.plan.max_function_ir = random.of({100u, 20000u});
-  other.plan.inline_single_caller = !random.one_in(4);
+std::string Variation::name(size_t plan) const {
+  std::string out = plans[plan].mode == PlanOptions::chain ? "unfused" : "fused";
+  for (const std::string &d : disabled)
+    out += " without " + d;
   return out;
 }
 
-KernelVerdict compare_with_kernel(const Sample &sample) {
-  const Pipeline pipeline = changed_pipeline(sample);
+Variation variation(uint64_t seed) {
+  Random random(seed);
+  Variation out;
+  out.debug_info = random.one_in(8);
+  out.other_threads = random.one_in(16);
+  PlanOptions standard;
+  standard.target_left_is_supported = false;
+  PlanOptions chain = standard;
+  chain.mode = PlanOptions::chain;
+  if (random.one_in(2)) { // as users have it
+    out.plans = {chain, standard};
+    return out;
+  }
+  for (const OptimisationName &name : optimisation_names())
+    if (random.one_in(3))
+      out.disabled.emplace_back(name.name);
+  PlanOptions other = standard;
+  other.partition_cost = random.of({50u, 500u, 6000u});
+  other.clone_limit_ir = random.of({0u, 60u, 300u});
+  other.max_function_ir = random.of({100u, 20000u});
+  other.inline_single_caller = !random.one_in(4);
+  out.plans = {chain, other};
+  return out;
+}
+
+Expected<std::vector<JobRun>> interpret(const Batch &batch) { return run_batch(batch, nullptr); }
+
+namespace {
+
+Expected<JobRun> run_in_kernel(const Sample &sample, const Pipeline &changed) {
   const Job job{sample.pipeline.entries[0], sample.packets};
-  auto kernel = run_jobs_in_kernel(pipeline, sample.seeds, {&job, 1});
+  auto runs = run_jobs_in_kernel(changed, sample.seeds, {&job, 1});
+  if (!runs)
+    return runs.takeError();
+  return std::move((*runs)[0]);
+}
+
+KernelVerdict judge(const Pipeline &pipeline, const JobRun &interpreted, const JobRun &kernel) {
+  std::string text = first_line(differences(pipeline, interpreted, kernel, 0xffffffff));
+  return {{}, text.empty() ? "" : "kernel: " + text};
+}
+
+} // namespace
+
+KernelVerdict compare_with_kernel(const Sample &sample, const JobRun &interpreted) {
+  const Pipeline changed = changed_pipeline(sample);
+  auto kernel = run_in_kernel(sample, changed);
   if (!kernel)
     return {llvm::toString(kernel.takeError()), {}};
-  auto interpreted = run_jobs(pipeline, sample.seeds, {&job, 1}, nullptr);
+  return judge(changed, interpreted, *kernel);
+}
+
+KernelVerdict compare_with_kernel(const Sample &sample) {
+  const Pipeline changed = changed_pipeline(sample);
+  auto kernel = run_in_kernel(sample, changed); // first: what it takes comes to an end
+  if (!kernel)
+    return {llvm::toString(kernel.takeError()), {}};
+  const Job job{sample.pipeline.entries[0], sample.packets};
+  auto interpreted = run_jobs(changed, sample.seeds, {&job, 1}, nullptr);
   if (!interpreted)
     return {{}, "interpreter: " + llvm::toString(interpreted.takeError())};
-  std::string text = first_line(differences(pipeline, (*interpreted)[0], (*kernel)[0], 0xffffffff));
-  return {{}, text.empty() ? "" : "kernel: " + text};
+  return judge(changed, (*interpreted)[0], *kernel);
 }
 
 std::vector<Finding> compare_images(std::span<const Sample> samples, uint64_t seed) {
   const Batch batch = make_batch(samples);
+  auto interpreted = interpret(batch);
+  if (!interpreted)
+    return {{0, true, "interpreter: " + llvm::toString(interpreted.takeError())}};
+  return compare_images(batch, *interpreted, seed);
+}
+
+std::vector<Finding> compare_images(const Batch &batch, std::span<const JobRun> interpreted, uint64_t seed) {
   std::vector<Finding> out;
-  auto whole = [&](std::string text) { out.push_back({0, true, std::move(text)}); };
-  auto wanted = run_batch(batch, nullptr);
-  if (!wanted) {
-    whole("interpreter: " + llvm::toString(wanted.takeError()));
-    return out;
-  }
-  for (size_t i = 0; i < samples.size(); i++)
-    keep_maps_of(samples[i], (*wanted)[i]);
-  std::vector<bool> found(samples.size());
-  for (const Variation &v : variations(seed)) {
-    LinkOptions options = batch.options;
-    options.disabled = v.disabled;
-    options.plan = v.plan;
-    options.threads = 1;
-    auto image = link_and_load(batch.pipeline, options);
-    if (!image) {
-      whole(v.name + ": " + llvm::toString(image.takeError()));
-      return out;
-    }
+  auto whole = [&](std::string text) { return std::vector<Finding>{{0, true, std::move(text)}}; };
+  const Variation v = variation(seed);
+  LinkOptions options = batch.options;
+  options.disabled = v.disabled;
+  options.debug_info = v.debug_info;
+  options.threads = 1;
+  auto images = link_each(batch.pipeline, options, v.plans);
+  if (!images)
+    return whole(v.name(0) + ": " + llvm::toString(images.takeError()));
+  if (v.other_threads) {
     options.threads = 2;
-    if (v.name == "fused") {
-      auto again = link(batch.pipeline, options);
-      if (!again || again->image.object != image->result.image.object) {
-        llvm::consumeError(again.takeError());
-        whole("fused: two threads make another image than one");
-        return out;
-      }
-    }
+    auto again = link_each(batch.pipeline, options, v.plans);
+    if (!again)
+      return whole(llvm::toString(again.takeError()));
+    for (size_t i = 0; i < images->size(); i++)
+      if ((*again)[i].image.object != (*images)[i].image.object)
+        return whole(v.name(i) + ": two threads make another image than one");
+  }
+  std::vector<bool> found(batch.samples.size());
+  for (size_t i = 0; i < images->size(); i++) {
+    auto image = load_linked(std::move((*images)[i]));
+    if (!image)
+      return whole(v.name(i) + ": " + llvm::toString(image.takeError()));
     auto got = run_batch(batch, &*image);
-    if (!got) {
-      whole(v.name + ": " + llvm::toString(got.takeError()));
-      return out;
-    }
-    for (size_t i = 0; i < samples.size(); i++) {
-      keep_maps_of(samples[i], (*got)[i]);
-      std::string text = first_line(differences(batch.changed, (*wanted)[i], (*got)[i]));
-      if (!text.empty() && !found[i]) {
-        found[i] = true;
-        out.push_back({i, false, v.name + ": " + text});
+    if (!got)
+      return whole(v.name(i) + ": " + llvm::toString(got.takeError()));
+    for (size_t s = 0; s < batch.samples.size(); s++) {
+      std::string text = first_line(differences(batch.changed, interpreted[s], (*got)[s]));
+      if (!text.empty() && !found[s]) {
+        found[s] = true;
+        out.push_back({s, false, v.name(i) + ": " + text});
       }
     }
   }

@@ -3,6 +3,7 @@
 
 #include "lto/link.h"
 #include "tests/differential/generator.h"
+#include "tests/support/modes.h"
 
 #include <functional>
 #include <string>
@@ -20,13 +21,19 @@ struct Batch {
 };
 Batch make_batch(std::span<const Sample> samples);
 
-/// How a batch is linked: what may vary without a change in meaning.
+/// How a batch is linked: what may vary without a change in meaning. Each has an image of its own, but they
+/// share a translation.
 struct Variation {
-  std::string name;
   std::vector<std::string> disabled;
-  PlanOptions plan;
+  bool debug_info = false;
+  bool other_threads = false;     ///< and two threads must make the same image as one
+  std::vector<PlanOptions> plans; ///< a chain, and one or two that fuse
+  std::string name(size_t plan) const;
 };
-std::vector<Variation> variations(uint64_t seed);
+Variation variation(uint64_t seed);
+
+/// What the interpreter says of each sample, by which all others are judged.
+Expected<std::vector<JobRun>> interpret(const Batch &batch);
 
 struct Finding {
   size_t sample = 0; ///< which of the batch; if the whole batch failed, the first
@@ -40,9 +47,11 @@ struct KernelVerdict {
   std::string refused, finding;
 };
 KernelVerdict compare_with_kernel(const Sample &sample);
+KernelVerdict compare_with_kernel(const Sample &sample, const JobRun &interpreted);
 
-/// Interpreter against images of every variation. The first finding of each sample.
+/// Interpreter against the images of variation `seed`. The first finding of each sample.
 std::vector<Finding> compare_images(std::span<const Sample> samples, uint64_t seed);
+std::vector<Finding> compare_images(const Batch &batch, std::span<const JobRun> interpreted, uint64_t seed);
 
 /// The sample with some instructions taken out: code that no generator writes, if a verifier takes it.
 Sample mutate(Sample sample, uint64_t seed);

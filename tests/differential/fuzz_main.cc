@@ -17,10 +17,10 @@ using namespace ujit;
 namespace {
 
 struct Options {
-  uint64_t seed = 1, count = 0;
+  uint64_t seed = 1, count = 0, programs = 0;
   double seconds = 10;
-  uint32_t batch = 8;
-  bool no_kernel = false, mutants = false, verbose = false;
+  uint32_t batch = 64, kernel = 4, mutants = 16;
+  bool verbose = false;
   std::string out = ".";
 };
 
@@ -40,24 +40,16 @@ public:
   explicit Fuzzer(const Options &options) : options_(options) {}
 
   int run() {
-    const auto start = std::chrono::steady_clock::now();
-    auto seconds = [&] {
-      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    };
-    for (uint64_t seed = options_.seed;; seed += options_.batch) {
-      if (options_.count ? seed >= options_.seed + options_.count : seconds() >= options_.seconds)
-        break;
+    uint64_t next_line = lines_every;
+    for (uint64_t seed = options_.seed; !done(seed) && failed_ < 10; seed += options_.batch) {
       batch(seed);
-      if (failed_ >= 10)
-        break;
+      if (programs_ >= next_line) {
+        next_line += lines_every;
+        llvm::outs() << llvm::formatv("up to seed {0}: ", seed + options_.batch - 1);
+        print_sum();
+      }
     }
-    llvm::outs() << llvm::formatv(
-        "{0} pipelines ({1} programs, {2} packets) in {3:F0} s; {4}; {5} mutants; {6} refused by "
-        "the verifier; {7} failed\n",
-        samples_, programs_, packets_, seconds(),
-        kernel_left_out_.empty() ? llvm::formatv("{0} in the running kernel", in_kernel_).str()
-                                 : "running kernel left out: " + kernel_left_out_,
-        mutants_, refused_, failed_);
+    print_sum();
     for (auto &[reason, count] : reasons_)
       if (options_.verbose)
         llvm::outs() << llvm::formatv("  {0} refused: {1}\n", count, reason);
@@ -65,70 +57,104 @@ public:
   }
 
 private:
-  void batch(uint64_t first) {
-    std::vector<Sample> samples;
-    for (uint64_t seed = first; seed < first + options_.batch; seed++) {
-      Sample sample = generate(seed, llvm::formatv("s{0}_", seed));
-      if (!kernel_takes(seed, sample))
-        continue;
-      if (options_.mutants && in_kernel_ > 0 && seed % 2) {
-        Sample mutant = mutate(sample, seed);
-        KernelVerdict verdict = compare_with_kernel(mutant); // a difference: it gives away an address
-        if (verdict.refused.empty() && verdict.finding.empty() && is_followed(mutant)) {
-          mutants_++;
-          sample = std::move(mutant);
-        }
-      }
-      samples_++;
-      programs_ += sample.pipeline.programs.size();
-      packets_ += sample.packets.size();
-      samples.push_back(std::move(sample));
-      seeds_of_batch_.push_back(seed);
-    }
-    for (const Finding &finding : compare_images(samples, first)) {
-      if (!finding.whole_batch) {
-        report(seeds_of_batch_[finding.sample], samples[finding.sample], first, finding.text);
-        continue;
-      }
-      bool alone = false; // one sample's fault ends the batch: find it
-      for (size_t i = 0; i < samples.size() && !alone; i++)
-        if (auto found = compare_images({&samples[i], 1}, first); !found.empty()) {
-          report(seeds_of_batch_[i], samples[i], first, found[0].text);
-          alone = true;
-        }
-      if (!alone) {
-        failed_++;
-        llvm::outs() << llvm::formatv("batch {0}: {1}\n", first, finding.text);
-      }
-    }
-    seeds_of_batch_.clear();
+  static constexpr uint64_t lines_every = 10'000; ///< programs
+
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   }
 
-  bool kernel_takes(uint64_t seed, const Sample &sample) {
-    if (options_.no_kernel || !kernel_left_out_.empty())
-      return true;
-    KernelVerdict verdict = compare_with_kernel(sample);
+  bool done(uint64_t seed) const {
+    if (options_.count)
+      return seed >= options_.seed + options_.count;
+    return options_.programs ? programs_ >= options_.programs : seconds() >= options_.seconds;
+  }
+
+  void print_sum() const {
+    llvm::outs() << llvm::formatv("{0} pipelines ({1} programs, {2} instructions, {3} packets) in {4:F0} s; "
+                                  "{5}; {6} mutants; {7} refused by "
+                                  "the verifier; {8} failed\n",
+                                  samples_, programs_, insns_, packets_, seconds(),
+                                  kernel_left_out_.empty()
+                                      ? llvm::formatv("{0} in the running kernel", in_kernel_).str()
+                                      : "running kernel left out: " + kernel_left_out_,
+                                  mutants_, refused_, failed_);
+    llvm::outs().flush();
+  }
+
+  void batch(uint64_t first) {
+    std::vector<Sample> samples;
+    std::vector<uint64_t> seeds;
+    for (uint64_t seed = first; seed < first + options_.batch; seed++) {
+      samples.push_back(generate(seed, llvm::formatv("s{0}_", seed)));
+      seeds.push_back(seed);
+      if (options_.mutants && seed % options_.mutants == 0 && in_kernel_ > 0)
+        replace_by_mutant(samples.back(), seed);
+    }
+    Batch batch = make_batch(samples);
+    auto interpreted = interpret(batch);
+    if (!interpreted) {
+      whole_batch("interpreter: " + llvm::toString(interpreted.takeError()), seeds, samples);
+      return;
+    }
+    for (size_t i = 0; i < samples.size(); i++) {
+      samples_++;
+      programs_ += samples[i].pipeline.programs.size();
+      packets_ += samples[i].packets.size();
+      for (const Program &p : samples[i].pipeline.programs)
+        insns_ += p.insns.size();
+      if (options_.kernel && seeds[i] % options_.kernel == 0)
+        in_kernel(seeds[i], samples[i], (*interpreted)[i]);
+    }
+    for (const Finding &finding : compare_images(batch, *interpreted, first))
+      if (finding.whole_batch)
+        whole_batch(finding.text, seeds, samples);
+      else
+        report(seeds[finding.sample], samples[finding.sample], first, finding.text);
+  }
+
+  /// One sample's fault ended the batch: finds it.
+  void whole_batch(const std::string &text, std::span<const uint64_t> seeds,
+                   std::span<const Sample> samples) {
+    for (size_t i = 0; i < samples.size(); i++)
+      if (auto found = compare_images({&samples[i], 1}, seeds[0]); !found.empty())
+        return report(seeds[i], samples[i], seeds[0], found[0].text);
+    failed_++;
+    llvm::outs() << llvm::formatv("batch {0}: {1}\n", seeds[0], text);
+  }
+
+  void replace_by_mutant(Sample &sample, uint64_t seed) {
+    Sample mutant = mutate(sample, seed);
+    KernelVerdict verdict = compare_with_kernel(mutant); // a difference: it gives away an address
+    if (verdict.refused.empty() && verdict.finding.empty() && is_followed(mutant)) {
+      mutants_++;
+      sample = std::move(mutant);
+    }
+  }
+
+  void in_kernel(uint64_t seed, const Sample &sample, const JobRun &interpreted) {
+    if (!kernel_left_out_.empty())
+      return;
+    KernelVerdict verdict = compare_with_kernel(sample, interpreted);
     if (!verdict.refused.empty()) {
       llvm::StringRef text = verdict.refused;
       if (!text.contains("verifier") && in_kernel_ == 0) {
         kernel_left_out_ = text.str();
-        return true;
+        return;
       }
       refused_++;
       reasons_[text.split("refuses the program: ").second.split('\n').first.str()]++;
       if (options_.verbose)
         llvm::outs() << "seed " << seed << ": " << text << "\n";
-      return false;
+      return;
     }
     in_kernel_++;
     if (!verdict.finding.empty()) {
       failed_++;
+      llvm::outs() << llvm::formatv("seed {0}: {1}\n", seed, verdict.finding);
       Sample small =
           minimise(sample, [](const Sample &s) { return !compare_with_kernel(s).finding.empty(); });
       write(seed, small, verdict.finding);
-      return false;
     }
-    return true;
   }
 
   void report(uint64_t seed, const Sample &sample, uint64_t variation, const std::string &text) {
@@ -157,10 +183,11 @@ private:
   }
 
   const Options &options_;
-  uint64_t samples_ = 0, programs_ = 0, packets_ = 0, refused_ = 0, failed_ = 0, in_kernel_ = 0, mutants_ = 0;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  uint64_t samples_ = 0, programs_ = 0, insns_ = 0, packets_ = 0;
+  uint64_t refused_ = 0, failed_ = 0, in_kernel_ = 0, mutants_ = 0;
   std::string kernel_left_out_;
   std::map<std::string, uint64_t> reasons_;
-  std::vector<uint64_t> seeds_of_batch_;
 };
 
 } // namespace
@@ -171,10 +198,11 @@ int main(int argc, char **argv) {
   app.add_option("--seed", options.seed, "First seed");
   app.add_option("--count", options.count, "Pipelines; 0: as many as fit the time");
   app.add_option("--seconds", options.seconds, "Time");
+  app.add_option("--programs", options.programs, "Programs; 0: as many as fit the time");
   app.add_option("--batch", options.batch, "Pipelines in one link");
   app.add_option("--out", options.out, "Folder for case files");
-  app.add_flag("--no-kernel", options.no_kernel, "Leave the running kernel out");
-  app.add_flag("--mutants", options.mutants, "Take instructions out of every second pipeline");
+  app.add_option("--kernel", options.kernel, "Every which pipeline also runs in the kernel; 0: none");
+  app.add_option("--mutants", options.mutants, "Every which pipeline has instructions taken out; 0: none");
   app.add_flag("-v", options.verbose, "Say what the verifier refuses");
   CLI11_PARSE(app, argc, argv);
   return Fuzzer(options).run();

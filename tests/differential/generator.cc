@@ -79,10 +79,12 @@ Sample generate(uint64_t seed, const std::string &prefix) {
   Sample sample;
   add_maps(random, sample, prefix);
   const ProgType type = random.one_in(2) ? ProgType::xdp : ProgType::sched_cls;
-  const uint32_t programs = random.between(1, 6);
+  // Many small ones: that is where most kinds of code meet per second. Some are large.
+  const uint32_t programs = random.between(1, 8);
   for (uint32_t i = 0; i < programs; i++) {
+    const uint32_t statements = random.of({1u, 1u, 2u, 2u, 3u, 3u, 4u, 5u, 8u, 14u});
     sample.pipeline.programs.push_back(
-        ProgramGenerator(random, type, random.between(2, 14)).run(prefix + "p" + std::to_string(i)));
+        ProgramGenerator(random, type, statements).run(prefix + "p" + std::to_string(i)));
     sample.pipeline.programs.back().object = prefix + "fuzz";
   }
   sample.pipeline.entries = {ProgId(0)};

@@ -38,18 +38,32 @@ uint64_t call_helper(uint64_t id, uint64_t r1, uint64_t r2, uint64_t r3, uint64_
 const ImageSymbol extra_symbols[] = {{"ujit_load_packet", reinterpret_cast<const void *>(&load_packet)},
                                      {"ujit_call_helper", reinterpret_cast<const void *>(&call_helper)}};
 
-/// One job on one kernel, in the worker.
+/// Jobs on kernels, in the worker.
 class JobRunner {
 public:
   JobRunner(const Pipeline &pipeline, std::span<const MapSeed> seeds, const LinkedImage *image)
       : pipeline_(pipeline), seeds_(seeds), image_(image) {}
 
-  Expected<JobRun> run(const Job &job) {
+  Expected<std::unique_ptr<Kernel>> fresh_kernel() const {
     auto kernel = Kernel::create(pipeline_);
+    if (kernel)
+      if (Error e = (*kernel)->seed(seeds_))
+        return e;
+    return kernel;
+  }
+
+  /// On a kernel of its own, with all maps afterwards.
+  Expected<JobRun> run(const Job &job) {
+    auto kernel = fresh_kernel();
     if (!kernel)
       return kernel.takeError();
-    if (Error e = (*kernel)->seed(seeds_))
-      return e;
+    Expected<JobRun> out = run(job, kernel);
+    if (out)
+      out->trace.maps = (*kernel)->snapshot();
+    return out;
+  }
+
+  Expected<JobRun> run(const Job &job, Expected<std::unique_ptr<Kernel>> &kernel) {
     EmbeddedHost host(**kernel);
     const ProgType type = pipeline_[job.entry].type;
     Interpreter interpreter(host,
@@ -94,7 +108,6 @@ public:
       out.results.push_back(r0);
       out.trace.packets.push_back({std::move(*result), {}});
     }
-    out.trace.maps = (*kernel)->snapshot();
     return out;
   }
 
@@ -197,13 +210,36 @@ Error fault_error(const WorkerFault &fault, const LinkedImage *image) {
   return error.error();
 }
 
+/// What a worker gives for so many jobs.
+Expected<std::vector<JobRun>> take_runs(llvm::function_ref<std::vector<uint8_t>()> work, size_t jobs,
+                                        const LinkedImage *image) {
+  Expected<WorkerResult> done = run_in_worker(work, {.time = std::chrono::seconds(20)});
+  if (!done)
+    return done.takeError();
+  if (auto *fault = std::get_if<WorkerFault>(&*done))
+    return fault_error(*fault, image);
+  Reader reader{std::get<std::vector<uint8_t>>(*done)};
+  std::vector<JobRun> out;
+  for (size_t i = 0; i < jobs; i++) {
+    Expected<JobRun> run = take_run(reader);
+    if (!run)
+      return run.takeError();
+    out.push_back(std::move(*run));
+  }
+  return out;
+}
+
 } // namespace
 
 Expected<LinkedImage> link_and_load(const Pipeline &pipeline, const LinkOptions &options) {
   Expected<LinkResult> linked = link(pipeline, options);
   if (!linked)
     return linked.takeError();
-  LinkedImage out{std::move(*linked), {}, {}};
+  return load_linked(std::move(*linked));
+}
+
+Expected<LinkedImage> load_linked(LinkResult linked) {
+  LinkedImage out{std::move(linked), {}, {}};
   const std::vector<uint8_t> &object = out.result.image.object;
   Expected<ImageInfo> info = read_image_info(object, "image");
   if (!info)
@@ -219,25 +255,39 @@ Expected<LinkedImage> link_and_load(const Pipeline &pipeline, const LinkOptions 
 
 Expected<std::vector<JobRun>> run_jobs(const Pipeline &pipeline, std::span<const MapSeed> seeds,
                                        std::span<const Job> jobs, const LinkedImage *image) {
+  return take_runs(
+      [&] {
+        std::vector<uint8_t> out;
+        for (const Job &job : jobs)
+          put_run(out, JobRunner(pipeline, seeds, image).run(job));
+        return out;
+      },
+      jobs.size(), image);
+}
+
+Expected<TogetherRun> run_jobs_together(const Pipeline &pipeline, std::span<const MapSeed> seeds,
+                                        std::span<const Job> jobs, const LinkedImage *image) {
   auto work = [&] {
     std::vector<uint8_t> out;
+    JobRunner runner(pipeline, seeds, image);
+    auto kernel = runner.fresh_kernel();
+    if (!kernel) {
+      put_run(out, kernel.takeError());
+      return out;
+    }
     for (const Job &job : jobs)
-      put_run(out, JobRunner(pipeline, seeds, image).run(job));
+      put_run(out, runner.run(job, kernel));
+    JobRun last; // only the maps
+    last.trace.maps = (*kernel)->snapshot();
+    put_run(out, std::move(last));
     return out;
   };
-  Expected<WorkerResult> done = run_in_worker(work, {.time = std::chrono::seconds(20)});
-  if (!done)
-    return done.takeError();
-  if (auto *fault = std::get_if<WorkerFault>(&*done))
-    return fault_error(*fault, image);
-  Reader reader{std::get<std::vector<uint8_t>>(*done)};
-  std::vector<JobRun> out;
-  for (size_t i = 0; i < jobs.size(); i++) {
-    Expected<JobRun> run = take_run(reader);
-    if (!run)
-      return run.takeError();
-    out.push_back(std::move(*run));
-  }
+  Expected<std::vector<JobRun>> runs = take_runs(work, jobs.size() + 1, image);
+  if (!runs)
+    return runs.takeError();
+  TogetherRun out{std::move(*runs), {}};
+  out.maps = std::move(out.runs.back().trace.maps);
+  out.runs.pop_back();
   return out;
 }
 

@@ -36,12 +36,21 @@ struct LinkedImage {
 LinkOptions standalone_options(const Case &c);
 
 Expected<LinkedImage> link_and_load(const Pipeline &pipeline, const LinkOptions &options);
+Expected<LinkedImage> load_linked(LinkResult linked);
 
 /// Runs jobs in a worker process on the embedded kernel, each on fresh maps: by `image`, or by the
 /// interpreter if there is none. Errors: what the interpreter refuses; a fault of native code, with its
 /// place. One error is the error of all.
 Expected<std::vector<JobRun>> run_jobs(const Pipeline &pipeline, std::span<const MapSeed> seeds,
                                        std::span<const Job> jobs, const LinkedImage *image);
+
+/// The same for jobs whose programs share no maps: all on one kernel, and the maps of all are in `maps`.
+struct TogetherRun {
+  std::vector<JobRun> runs; ///< without maps
+  std::vector<MapSeed> maps;
+};
+Expected<TogetherRun> run_jobs_together(const Pipeline &pipeline, std::span<const MapSeed> seeds,
+                                        std::span<const Job> jobs, const LinkedImage *image);
 
 /// The running kernel; results have 32 bits. Programs of type unspec are loaded as sched_cls. Errors: bpf()
 /// is not allowed, or what the verifier says.
