@@ -9,11 +9,14 @@
 #include "lto/image.h"
 #include "lto/optimise.h"
 #include "lto/summarise.h"
+#include "lto/test_hooks.h"
 #include "translator/helper.h"
 #include "translator/lower.h"
 
 #include "llvm/Bitcode/BitcodeReader.h"
 #include "llvm/Bitcode/BitcodeWriter.h"
+#include "llvm/IR/Instructions.h"
+#include "llvm/IR/OptBisect.h"
 #include "llvm/Object/ObjectFile.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
@@ -51,6 +54,33 @@ struct Unit {
   std::vector<char> bitcode;
   Summary summary;
 };
+
+/// LinkOptions::may_run as LLVM asks it, for IR and machine passes alike.
+class PassGate : public OptPassGate {
+public:
+  explicit PassGate(const LinkOptions &options) : options_(options) {}
+  bool shouldRunPass(StringRef pass, StringRef where) override {
+    where.consume_front("function (");
+    where.consume_back(")");
+    return options_.may_run(std::string_view(pass), std::string_view(where));
+  }
+  bool isEnabled() const override { return bool(options_.may_run); }
+
+private:
+  const LinkOptions &options_;
+};
+
+/// Takes back what calls of these helpers say about memory.
+void forget_effects(Module &module, std::span<const std::string> helpers) {
+  for (const std::string &name : helpers)
+    if (Function *helper = module.getFunction(name))
+      for (User *user : helper->users())
+        if (auto *call = dyn_cast<CallInst>(user)) {
+          call->setAttributes({});
+          call->dropUnknownNonDebugMetadata();
+          call->addFnAttr(Attribute::NoUnwind);
+        }
+}
 
 class Link {
   template <class F>
@@ -116,25 +146,37 @@ public:
     });
   }
 
-  Expected<LinkResult> run() {
+  Expected<std::vector<LinkResult>> run(std::span<const PlanOptions> plans) {
     // Beyond this point it is known which tail call can reach which program.
     Expected<CallGraph> graph = analyse();
     if (!graph)
       return graph.takeError();
     result_.graph = std::move(*graph);
+    for (Unit &u : units_)
+      bitcode_.push_back(std::move(u.bitcode));
+    std::vector<LinkResult> out;
+    const LinkResult translated = result_;
+    for (const PlanOptions &options : plans) {
+      result_ = translated;
+      if (Error e = make_image(options))
+        return e;
+      out.push_back(std::move(result_));
+    }
+    return out;
+  }
+
+private:
+  Error make_image(const PlanOptions &options) {
     // Beyond this point the plan does not change: what is inlined, called or left, and in which partition.
-    if (Error e = plan())
+    if (Error e = plan(options))
       return e;
     // Beyond this point there is machine code, one object a partition.
     if (Error e = generate())
       return e;
     // And now one object in all.
-    if (Error e = write())
-      return e;
-    return std::move(result_);
+    return write();
   }
 
-private:
   bool enabled(StringRef name) const {
     return std::find(options_.disabled.begin(), options_.disabled.end(), name) == options_.disabled.end();
   }
@@ -143,7 +185,7 @@ private:
     for (const std::string &d : options_.disabled)
       if (std::none_of(std::begin(names), std::end(names), [&](auto &n) { return n.name == d; }))
         return input_error("there is no optimisation named '" + d + "'").error();
-    return make_target_machine(options_.cpu, Effort::full).takeError();
+    return thread_target_machine(options_.cpu, Effort::full).takeError();
   }
 
   Error save(const Module &module, const Twine &name) {
@@ -177,14 +219,18 @@ private:
     return parallel("translate", sizes, [&](size_t i) -> Error {
       LLVMContext context;
       context.setDiscardValueNames(options_.save_temps.empty());
+      context.setOptPassGate(gate_);
       ProgId id{uint32_t(i)};
       const std::string &name = pipeline_[id].name;
       Expected<std::unique_ptr<Module>> module = translate(pipeline_, id, context, options);
       if (!module)
         return module.takeError();
+      if (test_hooks.lowered)
+        test_hooks.lowered(**module);
+      forget_effects(**module, options_.opaque_helpers);
       if (Error e = save(**module, name + ".0-translated"))
         return e;
-      auto tm = make_target_machine(options_.cpu, Effort::full);
+      auto tm = thread_target_machine(options_.cpu, Effort::full);
       if (!tm)
         return tm.takeError();
       simplify_program(**module, **tm);
@@ -219,11 +265,12 @@ private:
       if (units_[i].summary.sites.empty())
         return Error::success();
       LLVMContext context;
+      context.setOptPassGate(gate_);
       StringRef bytes(units_[i].bitcode.data(), units_[i].bitcode.size());
       Expected<std::unique_ptr<Module>> module = parseBitcodeFile(MemoryBufferRef(bytes, ""), context);
       if (!module)
         return module.takeError();
-      auto tm = make_target_machine(options_.cpu, Effort::full);
+      auto tm = thread_target_machine(options_.cpu, Effort::full);
       if (!tm)
         return tm.takeError();
       summarise_state(pipeline_, **module, **tm, slots, units_[i].summary);
@@ -233,9 +280,8 @@ private:
 
   // --- the whole, without code ---
 
-  Error plan() {
+  Error plan(PlanOptions options) {
     return timed("plan", [&]() -> Error {
-      PlanOptions options = options_.plan;
       if (!enabled("inline"))
         options.inline_single_caller = false;
       if (!enabled("clone"))
@@ -244,6 +290,8 @@ private:
       if (!plan)
         return plan.takeError();
       result_.plan = std::move(*plan);
+      if (test_hooks.planned)
+        test_hooks.planned(result_.plan);
       result_.stats.partitions = uint32_t(result_.plan.partitions.size());
       return Error::success();
     });
@@ -253,11 +301,8 @@ private:
 
   Error generate() {
     const LinkPlan &plan = result_.plan;
-    std::vector<std::vector<char>> bitcode;
-    for (Unit &u : units_)
-      bitcode.push_back(std::move(u.bitcode));
     FuseInput input{pipeline_, result_.graph, plan,
-                    layout_,   bitcode,       std::vector<bool>(pipeline_.programs.size())};
+                    layout_,   bitcode_,      std::vector<bool>(pipeline_.programs.size())};
     for (const PlannedSite &site : plan.sites)
       for (const PlannedEdge &a : site.alternatives)
         if (a.treatment == Treatment::direct)
@@ -265,7 +310,7 @@ private:
     if (plan.mode == PlanOptions::chain)
       input.called.assign(pipeline_.programs.size(), true);
 
-    objects_.resize(plan.partitions.size());
+    objects_.assign(plan.partitions.size(), {});
     std::vector<uint64_t> ir(objects_.size());
     std::vector<Effort> efforts(objects_.size());
     const PassOptions passes{.forward_state = enabled("forward-state")};
@@ -275,6 +320,7 @@ private:
     Error e = parallel("generate", costs, [&](size_t i) -> Error {
       LLVMContext context;
       context.setDiscardValueNames(options_.save_temps.empty());
+      context.setOptPassGate(gate_);
       Expected<std::unique_ptr<Module>> module = fuse(input, plan.partitions[i], context);
       if (!module)
         return module.takeError();
@@ -282,7 +328,7 @@ private:
         return e;
       for (const Function &f : **module)
         efforts[i] = std::max(efforts[i], effort_for(f));
-      auto tm = make_target_machine(options_.cpu, efforts[i]);
+      auto tm = thread_target_machine(options_.cpu, efforts[i]);
       if (!tm)
         return tm.takeError();
       optimise_fused(**module, **tm, passes);
@@ -394,9 +440,11 @@ private:
 
   const Pipeline &pipeline_;
   const LinkOptions &options_;
+  PassGate gate_{options_};
   tbb::task_arena arena_;
   InstanceLayout layout_{pipeline_};
   std::vector<Unit> units_;
+  std::vector<std::vector<char>> bitcode_; ///< of the units, once they are in the graph
   std::vector<std::vector<uint8_t>> objects_;
   LinkResult result_;
 };
@@ -404,7 +452,15 @@ private:
 } // namespace
 
 Expected<LinkResult> link(const Pipeline &pipeline, const LinkOptions &options) {
-  return Link(pipeline, options).run();
+  Expected<std::vector<LinkResult>> results = link_each(pipeline, options, {&options.plan, 1});
+  if (!results)
+    return results.takeError();
+  return std::move(results->front());
+}
+
+Expected<std::vector<LinkResult>> link_each(const Pipeline &pipeline, const LinkOptions &options,
+                                            std::span<const PlanOptions> plans) {
+  return Link(pipeline, options).run(plans);
 }
 
 Expected<CallGraph> analyse(const Pipeline &pipeline, const LinkOptions &options) {

@@ -16,13 +16,17 @@ namespace ujit {
 struct LinkOptions {
   std::string name = "pipeline";
   PlanOptions plan;
-  std::vector<ProgArrayPolicy> policies; ///< by MapId; missing ones are guarded
-  std::vector<bool> scratch;             ///< by MapId: TranslateOptions::scratch
-  std::string cpu = "native";            ///< "native", or an LLVM CPU name: a portable image
-  unsigned threads = 0;                  ///< 0: as many as the machine has; never changes the output
-  bool debug_info = true;                ///< line = instruction, scope = program, inlined-at = edge
-  std::string save_temps;                ///< folder for the IR of each stage; empty: none
-  std::vector<std::string> disabled;     ///< optimisations left out, by name
+  std::vector<ProgArrayPolicy> policies;   ///< by MapId; missing ones are guarded
+  std::vector<bool> scratch;               ///< by MapId: TranslateOptions::scratch
+  std::string cpu = "native";              ///< "native", or an LLVM CPU name: a portable image
+  unsigned threads = 0;                    ///< 0: as many as the machine has; never changes the output
+  bool debug_info = true;                  ///< line = instruction, scope = program, inlined-at = edge
+  std::string save_temps;                  ///< folder for the IR of each stage; empty: none
+  std::vector<std::string> disabled;       ///< optimisations left out, by name
+  std::vector<std::string> opaque_helpers; ///< whose effects the optimiser is not told, by name
+  /// Asked before each of LLVM's passes runs on a function, but those that code cannot do without; false
+  /// leaves it out. Called by the thread that does the work: in a fixed order where there is one.
+  std::function<bool(std::string_view pass, std::string_view function)> may_run;
   /// Called on the calling thread as work proceeds: phase, done, total.
   std::function<void(std::string_view phase, size_t done, size_t total)> progress;
 };
@@ -60,6 +64,10 @@ std::span<const OptimisationName> optimisation_names();
 /// Translates, plans, fuses, optimises, generates. The same input gives the same bytes for any number of
 /// threads. Errors: all that were found, sorted by program and instruction.
 Expected<LinkResult> link(const Pipeline &pipeline, const LinkOptions &options);
+
+/// The same for several plans, from one translation: a chain and what is fused of it, for instance.
+Expected<std::vector<LinkResult>> link_each(const Pipeline &pipeline, const LinkOptions &options,
+                                            std::span<const PlanOptions> plans);
 
 /// Only the first half: the call graph.
 Expected<CallGraph> analyse(const Pipeline &pipeline, const LinkOptions &options);

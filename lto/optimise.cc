@@ -1,6 +1,7 @@
 #include "lto/optimise.h"
 
 #include "lto/analyses.h"
+#include "lto/test_hooks.h"
 
 #include "translator/error.h"
 #include "translator/lower.h"
@@ -20,6 +21,7 @@
 #include "llvm/Transforms/Scalar/SimplifyCFG.h"
 #include "llvm/Transforms/Utils/Cloning.h"
 
+#include <map>
 #include <mutex>
 
 namespace ujit {
@@ -97,6 +99,18 @@ Expected<std::unique_ptr<TargetMachine>> make_target_machine(const std::string &
       triple, resolved->name, resolved->features, options, Reloc::PIC_, CodeModel::Small, level));
 }
 
+Expected<TargetMachine *> thread_target_machine(const std::string &cpu, Effort effort) {
+  thread_local std::map<std::pair<std::string, Effort>, std::unique_ptr<TargetMachine>> made;
+  std::unique_ptr<TargetMachine> &tm = made[{cpu, effort}];
+  if (!tm) {
+    Expected<std::unique_ptr<TargetMachine>> fresh = make_target_machine(cpu, effort);
+    if (!fresh)
+      return fresh.takeError();
+    tm = std::move(*fresh);
+  }
+  return tm.get();
+}
+
 namespace {
 
 SimplifyCFGOptions cfg_options() {
@@ -120,6 +134,13 @@ FunctionPassManager simplify_passes(Effort effort) {
   return fpm;
 }
 
+struct PlantedPass : PassInfoMixin<PlantedPass> {
+  PreservedAnalyses run(Function &f, FunctionAnalysisManager &) {
+    test_hooks.fused_pass(f);
+    return PreservedAnalyses::none();
+  }
+};
+
 FunctionPassManager fused_passes(Effort effort, bool forward_state) {
   FunctionPassManager fpm;
   if (effort == Effort::minimal)
@@ -139,10 +160,14 @@ FunctionPassManager fused_passes(Effort effort, bool forward_state) {
   fpm.addPass(SimplifyCFGPass(cfg_options().sinkCommonInsts(effort == Effort::full)));
   fpm.addPass(InstCombinePass(combine_options()));
   fpm.addPass(ADCEPass());
+  if (test_hooks.fused_pass)
+    fpm.addPass(PlantedPass());
   return fpm;
 }
 
 } // namespace
+
+TestHooks test_hooks;
 
 size_t count_instructions(const Module &module) {
   size_t n = 0;
@@ -184,7 +209,7 @@ static bool inline_subprograms(Module &module) {
 
 void simplify_program(Module &module, TargetMachine &tm) {
   auto simplify = [&] {
-    Analyses analyses(tm);
+    Analyses analyses(tm, module.getContext());
     for (Function &f : module)
       if (!f.isDeclaration())
         simplify_passes(effort_for(f)).run(f, analyses.functions);
@@ -195,7 +220,7 @@ void simplify_program(Module &module, TargetMachine &tm) {
 }
 
 void optimise_fused(Module &module, TargetMachine &tm, const PassOptions &options) {
-  Analyses analyses(tm);
+  Analyses analyses(tm, module.getContext());
   for (Function &f : module)
     if (!f.isDeclaration())
       fused_passes(effort_for(f), options.forward_state && f.getInstructionCount() <= forward_limit)
@@ -203,7 +228,7 @@ void optimise_fused(Module &module, TargetMachine &tm, const PassOptions &option
 }
 
 void clean_up(Module &module, TargetMachine &tm) {
-  Analyses analyses(tm);
+  Analyses analyses(tm, module.getContext());
   FunctionPassManager fpm;
   fpm.addPass(EarlyCSEPass(false));
   for (Function &f : module)

@@ -22,6 +22,10 @@ void initialise_llvm();
 llvm::Expected<std::unique_ptr<llvm::TargetMachine>> make_target_machine(const std::string &cpu,
                                                                          Effort effort);
 
+/// The same, kept for the thread: a machine knows nothing of what was compiled with it, and takes as long to
+/// make as a small program to compile.
+llvm::Expected<llvm::TargetMachine *> thread_target_machine(const std::string &cpu, Effort effort);
+
 /// "native" resolved to the name and the allowed features of this machine, as LLVM spells them: integer
 /// extensions only, never vector or floating-point registers.
 struct TargetCpu {

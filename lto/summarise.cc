@@ -236,7 +236,7 @@ Summary summarise(const Pipeline &pipeline, ProgId id, Module &module, TargetMac
   s.bytecode_insns = uint32_t(program.insns.size());
   std::set<uint32_t> helpers;
   std::map<uint32_t, TailCallSite> sites;
-  Analyses analyses(tm);
+  Analyses analyses(tm, module.getContext());
   for (Function &f : module) {
     if (f.isDeclaration()) {
       if (const Helper *h = f.use_empty() ? nullptr : find_helper(std::string_view(f.getName())))
@@ -281,7 +281,7 @@ void collect_index_slots(const Summary &summary, std::vector<StateSlot> &slots) 
 
 void summarise_state(const Pipeline &pipeline, Module &module, TargetMachine &tm,
                      std::span<const StateSlot> slots, Summary &summary) {
-  Analyses analyses(tm);
+  Analyses analyses(tm, module.getContext());
   for (Function &f : module) {
     if (f.isDeclaration())
       continue;
