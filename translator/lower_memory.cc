@@ -116,7 +116,7 @@ Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_
     a.one_value = true;
     a.invariant = map && map->frozen && map->is_data();
     // Values begin at a multiple of 8, except behind the prefix of a trie, which any inner map may be.
-    a.aligned = map && map->type != MapType::lpm_trie && p.exact && (p.offset + offset) % int64_t(size) == 0;
+    a.aligned = p.aligned && p.exact && (p.offset + offset) % int64_t(size) == 0;
     break;
   }
   case Kind::outer_stack: a.one_value = true; break;
@@ -283,11 +283,9 @@ Error Lowering::lower_store(uint32_t slot, const Insn &insn, const InsnRow &row)
   return Error::success();
 }
 
-/// Values of tries lie behind a prefix of any length; all others begin at a multiple of 8.
 static bool may_be_in_trie(const Pipeline &pipeline, const Provenance &p) {
-  if (p.kind == Kind::map_value && p.id != Provenance::any_map && !pipeline.maps[p.id].is_template)
-    return pipeline.maps[p.id].type == MapType::lpm_trie;
-  return std::ranges::any_of(pipeline.maps, [](const Map &m) { return m.type == MapType::lpm_trie; });
+  return !(p.kind == Kind::map_value && p.aligned) &&
+         std::ranges::any_of(pipeline.maps, [](const Map &m) { return m.type == MapType::lpm_trie; });
 }
 
 /// Atomics are naturally aligned and never on context or packet: the verifier checks both, alignment strictly

@@ -37,6 +37,7 @@ Provenance join(const Provenance &a, const Provenance &b) {
     return {.kind = Kind::mixed};
   Provenance r = a;
   r.maybe_null = a.maybe_null || b.maybe_null;
+  r.aligned = a.aligned && b.aligned;
   if (a.kind != b.kind) {
     // The verifier lets one instruction use stack, packet and map memory, but never these and a context.
     if (a.kind == Kind::context || b.kind == Kind::context)
@@ -170,9 +171,9 @@ static Provenance kernel_load_result(const KernelFacts &kernel, ProgType type, c
     return p;
   }
   const KernelContext *context = kernel.layout.context(type);
-  const KernelContextMember *m =
-      context && base.exact && base.offset + offset >= 0 ? context->member(uint64_t(base.offset + offset))
-                                                         : nullptr;
+  const KernelContextMember *m = context && base.exact && base.offset + offset >= 0
+                                     ? context->member(uint64_t(base.offset + offset))
+                                     : nullptr;
   if (!m)
     return Provenance::number();
   Provenance p = Provenance::number();
@@ -251,6 +252,9 @@ std::optional<uint64_t> argument_size(const Pipeline &pipeline, uint32_t helper,
   }
 }
 
+/// Values of tries lie behind a prefix of any length; all others begin at a multiple of 8.
+static bool has_aligned_values(const Map &map) { return map.type != MapType::lpm_trie; }
+
 static Provenance helper_result(const Pipeline &pipeline, const State &state, uint32_t id) {
   const HelperEffects *effects = find_effects(id);
   Provenance map = state.regs[1];
@@ -259,10 +263,14 @@ static Provenance helper_result(const Pipeline &pipeline, const State &state, ui
   case Ret::map_or_value_or_null:
   case Ret::map_value_or_null: {
     bool known = map.kind == Kind::map_object && map.id != Provenance::any_map;
-    if (known && is_map_in_map(pipeline.maps[map.id]))
+    if (known && is_map_in_map(pipeline.maps[map.id])) {
       r = Provenance::pointer(Kind::map_object, Provenance::any_map);
-    else
+      const std::optional<MapId> inner = pipeline.maps[map.id].inner;
+      r.aligned = inner && has_aligned_values(pipeline[*inner]);
+    } else {
       r = Provenance::pointer(Kind::map_value, known ? map.id : Provenance::any_map);
+      r.aligned = map.kind == Kind::map_object && map.aligned;
+    }
     r.maybe_null = true;
     return r;
   }
@@ -314,9 +322,9 @@ static void call_helper(const Pipeline &pipeline, State &state, uint32_t id) {
     const Provenance *stored = kind == Arg::callback_ctx ? &state.handed_out : nullptr;
     if (stored)
       write_memory(state, state.regs[a + 1], 0, std::nullopt, stored);
-    else if (kind == Arg::any ? state.regs[a + 1].kind != Kind::scalar
-                              : is_pointer(kind) && kind != Arg::key && kind != Arg::value &&
-                                    kind != Arg::mem_read)
+    else if (kind == Arg::any
+                 ? state.regs[a + 1].kind != Kind::scalar
+                 : is_pointer(kind) && kind != Arg::key && kind != Arg::value && kind != Arg::mem_read)
       write_memory(state, state.regs[a + 1], 0, argument_size(pipeline, id, a, state));
   }
   after_call(state, result);
@@ -364,10 +372,14 @@ void step(const Pipeline &pipeline, const Program &program, uint32_t slot, State
         int64_t(uint64_t(uint32_t(insn.imm)) | uint64_t(uint32_t(program.insns[slot + 1].imm)) << 32));
     break;
   case Op::ld_btf_id: dst = Provenance::pointer(Kind::kernel); break;
-  case Op::ld_map: dst = Provenance::pointer(Kind::map_object, uint32_t(insn.imm)); break;
+  case Op::ld_map:
+    dst = Provenance::pointer(Kind::map_object, uint32_t(insn.imm));
+    dst.aligned = has_aligned_values(pipeline.maps[uint32_t(insn.imm)]);
+    break;
   case Op::ld_map_value:
     dst = Provenance::pointer(Kind::map_value, uint32_t(insn.imm));
     dst.offset = uint32_t(program.insns[slot + 1].imm);
+    dst.aligned = true;
     break;
   case Op::ld_func:
     dst = Provenance::pointer(Kind::function);
@@ -557,13 +569,13 @@ private:
     std::array<Provenance, 5> args;
     if (helper == helper_loop) // (index, callback context)
       args = {Provenance::number(), state.regs[3]};
-    else if (helper == helper_for_each_map_elem) // (map, key, value, callback context)
-      args = {state.regs[1], Provenance::pointer(Kind::memory),
-              Provenance::pointer(Kind::map_value, state.regs[1].kind == Kind::map_object
-                                                       ? state.regs[1].id
-                                                       : Provenance::any_map),
-              state.regs[3]};
-    else
+    else if (helper == helper_for_each_map_elem) { // (map, key, value, callback context)
+      const Provenance &map = state.regs[1];
+      const bool known = map.kind == Kind::map_object;
+      Provenance value = Provenance::pointer(Kind::map_value, known ? map.id : Provenance::any_map);
+      value.aligned = known && map.aligned;
+      args = {map, Provenance::pointer(Kind::memory), value, state.regs[3]};
+    } else
       return; // translation refuses other helpers with callbacks
     facts_.is_callback[function->id] = true;
     request(function->id, args, state.frame);
@@ -617,8 +629,7 @@ private:
       note(state.regs[insn.src]);
     else if (row.op == Op::store || is_atomic(row.op))
       note(state.regs[insn.dst]);
-    else if (const HelperEffects *e =
-                 row.op == Op::call_helper ? find_effects(uint32_t(insn.imm)) : nullptr)
+    else if (const HelperEffects *e = row.op == Op::call_helper ? find_effects(uint32_t(insn.imm)) : nullptr)
       for (unsigned a = 0; a < 5; ++a)
         if (is_pointer(e->args[a]))
           note(state.regs[a + 1]);
