@@ -27,7 +27,8 @@ ModuleKernel some_kernel() {
   k.vermagic = "6.12.0 SMP preempt mod_unload modversions ";
   k.symbol_crcs = {{"module_layout", 0x1234}, {"_printk", 0x5678}};
   k.module_size = 1280, k.module_init = 312, k.module_exit = 1200, k.module_name = 24;
-  k.file_operations_size = 272, k.file_operations_release = 128;
+  k.file_operations_size = 272, k.file_operations_release = 128, k.file_operations_write = 32;
+  k.layout.set_filter_at = 16;
   k.return_thunks = k.retpolines = k.ibt = true;
   k.call_sites = k.return_sites = k.retpoline_sites = true;
   return k;
@@ -151,7 +152,7 @@ TEST_F(WriteModule, EveryReturnAndCallHasItsSite) {
         ++calls;
     }
   }
-  EXPECT_GE(returns, 6u);
+  EXPECT_GE(returns, 7u);
   EXPECT_EQ(p.section(".return_sites").relocations.size(), returns);
   EXPECT_EQ(p.section(".call_sites").relocations.size(), calls);
   for (const Elf::Rela &r : p.section(".return_sites").relocations) {
@@ -166,6 +167,17 @@ TEST_F(WriteModule, PlainReturnsWhereTheKernelHasNoThunk) {
   Parsed p = parse(llvm::cantFail(write_module(spec_, kernel)));
   EXPECT_EQ(p.symbol("__x86_return_thunk"), nullptr);
   EXPECT_EQ(p.object.find_section(".return_sites"), 0u);
+}
+
+TEST_F(WriteModule, EntriesAskWhetherTheyMayRunWhereTheKernelDoesNotFilter) {
+  const auto size = [&](const ModuleKernel &kernel) {
+    Parsed p = parse(llvm::cantFail(write_module(spec_, kernel)));
+    return p.symbol("ujit_0123456789abcdef_e0")->size;
+  };
+  ModuleKernel kernel = some_kernel();
+  const uint64_t filtered = size(kernel);
+  kernel.layout.set_filter_at = 0;
+  EXPECT_GT(size(kernel), filtered);
 }
 
 TEST_F(WriteModule, OnlyWhatTheLoaderChecksIsUndefined) {

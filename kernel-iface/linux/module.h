@@ -22,7 +22,7 @@ struct ModuleKernel {
   /// modversions.
   std::map<std::string, uint32_t> symbol_crcs;
   uint32_t module_size = 0, module_init = 0, module_exit = 0, module_name = 0; ///< struct module
-  uint32_t file_operations_size = 0, file_operations_release = 0;
+  uint32_t file_operations_size = 0, file_operations_release = 0, file_operations_write = 0;
   ujit_module_table layout{}; ///< only its `..._at` members
   /// What code must use: these thunks exist; indirect branches land on endbr; int3 follows returns.
   bool return_thunks = false, retpolines = false, ibt = false, sls = true;
@@ -79,8 +79,9 @@ struct InsertedModule {
 /// nothing is left loaded then.
 Expected<InsertedModule> insert_module(const ModuleSpec &spec, std::span<const uint8_t> module);
 
-/// Closes `module.open`, and checks that `stubs` programs use the module: the stubs and nobody else.
-/// Errors: another number of users; the module is sealed all the same.
+/// Closes `module.open`: no program can be bound from then on. Checks that `stubs` programs use the module,
+/// the stubs and nobody else; on kernels before 6.4 the image runs from then on, and not before. Errors:
+/// another number of users; the module is sealed all the same.
 Error seal_module(InsertedModule &module, unsigned stubs);
 
 /// Waits for the last user to be gone (the kernel frees programs a little after their last reference).

@@ -9,14 +9,17 @@
  * compares what it got with what the image was made of.
  *
  * Who may call the entries: programs which the process that loaded the module loads, as long as it holds the
- * file that init opens for it. The file is closed by that process or, when it dies, by the kernel, and with
- * it the module is sealed for good. Where the kernel filters users of kfuncs, other processes are refused also
- * in between; where it does not, the set of kfuncs is emptied by the seal, and whoever sealed counts users.
+ * file that init opens for it. A write to the file, or its end (which the kernel sees to when the process dies),
+ * seals the module for good; the write also tells whether the programs that use the module are as many as the
+ * process loaded. Where the kernel filters users of kfuncs (since 6.4), programs of other processes are
+ * refused at any time. Where it does not, the seal empties the set of kfuncs, and no entry runs the image before
+ * the users were counted: who slipped in keeps it from ever running.
  */
 #include "kernel-iface/linux/module_table.h"
 
 #define INIT __attribute__((section(".init.text"), noinline))
 #define ERROR(...) _printk("\0013" __VA_ARGS__)
+#define O_RDWR 02
 #define O_CLOEXEC 02000000
 
 /* Resolved by the kernel's loader. */
@@ -32,6 +35,7 @@ void bpf_prog_put(void *program);
 int register_btf_kfunc_id_set(uint32_t program_type, const void *set);
 int anon_inode_getfd(const char *name, const void *operations, void *data, int flags);
 uint64_t bpf_get_current_pid_tgid(void);
+int module_refcount(const void *module);
 
 /* Written by write_module(). */
 extern const struct ujit_module_table ujit_module_table;     /* .init.rodata */
@@ -43,6 +47,8 @@ extern struct {
   uint32_t count, flags;
 } ujit_module_set;           /* .data: struct btf_id_set8 */
 extern char __this_module[]; /* struct module */
+
+uint32_t ujit_module_live; /* the kfuncs test it where the kernel has no filters */
 
 static void *kfunc_set[16]; /* struct btf_kfunc_id_set */
 static uint32_t loader;     /* process that may load stubs; 0: sealed */
@@ -65,8 +71,20 @@ static int refuse(const void *program, uint32_t kfunc) {
 /* file_operations.release */
 int ujit_module_seal(void *inode, void *file) {
   *(volatile uint32_t *)&loader = 0;
+  /* Until 6.9 the kernel reads our set; later it has a copy, and asks refuse(). */
   *(volatile uint32_t *)&ujit_module_set.count = 0;
   return 0;
+}
+
+/* file_operations.write: `length` is the number of programs that should use the module. Whoever passed the
+ * kernel's checks before the seal holds a reference, as does the file. Can be repeated: also who fails to load holds
+ * one for a moment. */
+long ujit_module_start(void *file, const char *bytes, unsigned long length, int64_t *position) {
+  ujit_module_seal(0, file);
+  if (module_refcount(__this_module) != (long)length + 1)
+    return -16; /* EBUSY */
+  *(volatile uint32_t *)&ujit_module_live = 1;
+  return length;
 }
 
 static void drop(uint32_t maps, uint32_t programs) {
@@ -193,7 +211,7 @@ INIT int ujit_module_init(void) {
   if (error)
     ERROR("%s: register_btf_kfunc_id_set: %d\n", ujit_module_name, error);
   else {
-    const int fd = anon_inode_getfd(ujit_module_name, ujit_module_file, 0, O_CLOEXEC);
+    const int fd = anon_inode_getfd(ujit_module_name, ujit_module_file, 0, O_RDWR | O_CLOEXEC);
     error = fd < 0 ? fd : 0;
     if (error)
       ERROR("%s: anon_inode_getfd: %d\n", ujit_module_name, error);

@@ -210,15 +210,21 @@ Expected<InsertedModule> insert_module(const ModuleSpec &spec, std::span<const u
 }
 
 Error seal_module(InsertedModule &module, unsigned stubs) {
+  // The length of what is written is the number of stubs; its bytes are not looked at.
+  const std::vector<char> bytes(stubs);
+  int error = 0;
+  const bool done = wait_for(500, [&] {
+    error = write(module.open.get(), bytes.data(), stubs) >= 0 ? 0 : errno;
+    return error != EBUSY;
+  });
   module.open = Fd();
-  // What fails to load holds a reference for a moment.
-  std::optional<unsigned> users;
-  if (wait_for(500, [&] { return (users = references(module.name)) == stubs; }))
+  if (done && error == 0)
     return Error::success();
-  if (!users)
-    return unsupported(formatv("module {0} is not loaded", module.name)).error();
+  if (done)
+    return internal_error(formatv("module {0} cannot be sealed: {1}", module.name, std::strerror(error)))
+        .error();
   return unsupported(formatv("module {0} is used by {1} programs, and {2} of them are ours", module.name,
-                             *users, stubs))
+                             references(module.name).value_or(0), stubs))
       .with_hint("another process bound a program to the image while it was installed: find it "
                  "with bpftool prog, and uninstall")
       .error();

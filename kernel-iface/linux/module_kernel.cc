@@ -34,6 +34,7 @@ Error read_layouts(ModuleKernel &kernel) {
                           {"module", "init", kernel.module_init},
                           {"module", "exit", kernel.module_exit},
                           {"file_operations", "release", kernel.file_operations_release},
+                          {"file_operations", "write", kernel.file_operations_write},
                           {"bpf_map", "id", t.map_id_at},
                           {"bpf_map", "map_type", t.map_type_at},
                           {"bpf_map", "key_size", t.map_key_size_at},

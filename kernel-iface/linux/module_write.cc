@@ -34,7 +34,8 @@ std::span<const std::string> module_functions() {
   static const std::vector<std::string> names{"kallsyms_lookup_name", "bpf_map_get",
                                               "bpf_map_put",          "bpf_prog_get_type_dev",
                                               "bpf_prog_put",         "register_btf_kfunc_id_set",
-                                              "anon_inode_getfd",     "bpf_get_current_pid_tgid"};
+                                              "anon_inode_getfd",     "bpf_get_current_pid_tgid",
+                                              "module_refcount"};
   return names;
 }
 
@@ -204,28 +205,61 @@ private:
   }
 
   /// The kfuncs: what comes from eBPF as (ctx, where, frame, size) goes on as (ctx, instance, where, frame).
+  /// Where the kernel does not filter who binds them, they drop until the module was started (module_init.c).
   Error add_entries() {
     const uint32_t text = section(".text", SHF_EXECINSTR);
     const Place instance = append(section(".rodata", 0), bytes_of(spec_.instance), 64);
     const Place entries = append(text, {}, 16);
     if (Error e = define("ujit_module_entries", entries))
       return e;
+    const Place live = definitions_["ujit_module_live"];
     for (const ModuleEntry &e : spec_.entries) {
       auto target = definitions_.find(e.symbol);
       if (target == definitions_.end())
         return internal_error(formatv("the image does not define {0}", e.symbol)).error();
-      static const uint8_t code[] = {0xf3, 0x0f, 0x1e, 0xfa,          // endbr64
-                                     0x48, 0x89, 0xd1,                // mov %rdx, %rcx
-                                     0x89, 0xf2,                      // mov %esi, %edx
-                                     0x48, 0xc7, 0xc6, 0,    0, 0, 0, // mov $instance, %rsi
-                                     0xe9, 0,    0,    0,    0,       // jmp
-                                     0xcc};                           // speculation ends here
+      std::vector<uint8_t> code{0xf3, 0x0f, 0x1e, 0xfa}; // endbr64
+      std::vector<Relocation> relocations;
+      auto emit = [&](std::initializer_list<uint8_t> bytes) { code.insert(code.end(), bytes); };
+      // A reference in the four bytes that are `back` bytes before the end of what was emitted.
+      auto refer = [&](const Place &to, uint32_t type, int64_t addend, uint64_t back) {
+        relocations.push_back({code.size() - back, type, int64_t(to.offset) + addend, to.section});
+      };
+      size_t test = 0;
+      if (!kernel_.layout.set_filter_at) {
+        emit({0x83, 0x3d, 0, 0, 0, 0, 0}); // cmpl $0, live
+        refer(live, R_X86_64_PC32, -5, 5);
+        emit({0x74, 0}); // je
+        test = code.size();
+      }
+      emit({0x48, 0x89, 0xd1,               // mov %rdx, %rcx
+            0x89, 0xf2,                     // mov %esi, %edx
+            0x48, 0xc7, 0xc6, 0, 0, 0, 0}); // mov $instance, %rsi
+      refer(instance, R_X86_64_32S, 0, 4);
+      emit({0xe9, 0, 0, 0, 0}); // jmp
+      refer(target->second, R_X86_64_PC32, -4, 4);
+      emit({0xcc}); // speculation ends here
+      std::optional<uint64_t> thunk;
+      if (test) {
+        code[test - 1] = uint8_t(code.size() - test);
+        const uint8_t verdict = e.type == ProgType::xdp ? 0 : 2; // XDP_ABORTED, TC_ACT_SHOT
+        emit({0xb8, verdict, 0, 0, 0});                          // mov $verdict, %eax
+        thunk = code.size();
+        if (kernel_.return_thunks)
+          emit({0xe9, 0, 0, 0, 0, 0xcc});
+        else
+          emit({0xc3, 0xcc});
+      }
       const Place at = append(text, code, 16);
-      sections_[text].relocations.push_back(
-          {at.offset + 12, R_X86_64_32S, int64_t(instance.offset), instance.section});
-      sections_[text].relocations.push_back(
-          {at.offset + 17, R_X86_64_PC32, int64_t(target->second.offset) - 4, target->second.section});
-      functions_.push_back({e.name, at, sizeof code, STT_FUNC});
+      for (Relocation &r : relocations) {
+        r.offset += at.offset;
+        sections_[text].relocations.push_back(r);
+      }
+      if (thunk && kernel_.return_thunks) {
+        return_sites_.push_back({text, at.offset + *thunk});
+        sections_[text].relocations.push_back(
+            {at.offset + *thunk + 1, R_X86_64_PLT32, -4, 0, &*outside_.insert(return_thunk.str()).first});
+      }
+      functions_.push_back({e.name, at, code.size(), STT_FUNC});
       entry_code_.push_back(at.offset - entries.offset);
     }
     return Error::success();
@@ -279,6 +313,7 @@ private:
     functions_.push_back({"ujit_module_set", kfuncs, set.size() * 4, STT_OBJECT});
     point_at(file, self); // owner is the first member
     point_at({file.section, file.offset + kernel_.file_operations_release}, definitions_["ujit_module_seal"]);
+    point_at({file.section, file.offset + kernel_.file_operations_write}, definitions_["ujit_module_start"]);
     point_at({self.section, kernel_.module_init}, definitions_["ujit_module_init"]);
     point_at({self.section, kernel_.module_exit}, definitions_["ujit_module_exit"]);
     return Error::success();
