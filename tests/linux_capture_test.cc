@@ -5,7 +5,6 @@
 #include "kernel-iface/linux/private_network.h"
 #include "kernel-iface/object/gather.h"
 #include "tests/linux_pipeline.h"
-#include "tests/object_compile.h"
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -243,15 +242,14 @@ struct AttachObject {
   std::unique_ptr<bpf_object, decltype(&bpf_object__close)> target{nullptr, bpf_object__close},
       attacher{nullptr, bpf_object__close};
   std::unique_ptr<bpf_link, decltype(&bpf_link__destroy)> link{nullptr, bpf_link__destroy};
+  bpf_program *attached = nullptr;
   int target_fd = -1;
 
-  /// Loads `target`, and attaches `attacher` to a function of it.
-  std::string attach(const char *name, const char *function) {
-    std::optional<std::vector<uint8_t>> bytes = test::compile_bpf("attach");
-    if (!bytes)
-      return "no compiler for BPF";
+  /// Loads `target`, and `name` for a function of it. Returns why not.
+  std::string load(const char *name, const char *function) {
+    const std::string path = std::string(UJIT_BINARY_DIR) + "/tests/attach.bpf.o";
     auto open = [&](const char *wanted) {
-      bpf_object *object = bpf_object__open_mem(bytes->data(), bytes->size(), nullptr);
+      bpf_object *object = bpf_object__open(path.c_str());
       for (bpf_program *program = nullptr; object && (program = bpf_object__next_program(object, program));)
         bpf_program__set_autoload(program, strcmp(bpf_program__name(program), wanted) == 0);
       return object;
@@ -264,9 +262,14 @@ struct AttachObject {
     bpf_program *program = bpf_object__find_program_by_name(attacher.get(), name);
     if (bpf_program__set_attach_target(program, target_fd, function) != 0 ||
         bpf_object__load(attacher.get()) != 0)
-      return "the attached program does not load";
-    link.reset(bpf_program__attach(program));
-    return link ? "" : "it does not attach";
+      return std::string("the attached program does not load: ") + std::strerror(errno);
+    attached = program;
+    return "";
+  }
+  /// Once: such a program cannot be attached again.
+  bool attach() {
+    link.reset(bpf_program__attach(attached));
+    return link != nullptr;
   }
 };
 
@@ -278,9 +281,10 @@ TEST_F(LinuxCapture, ProgramsWithTracersOrExtensionsAreRefused) {
               {"extension", "replaceable", "extension (freplace) 'extension'"}};
   for (const auto &row : rows) {
     AttachObject object;
-    const std::string problem = object.attach(row.program, row.function);
+    const std::string problem = object.load(row.program, row.function);
     if (!problem.empty())
       GTEST_SKIP() << row.program << ": " << problem;
+    ASSERT_TRUE(object.attach()) << row.program;
     {
       Capture c = capture_of({object.target_fd});
       EXPECT_NE(c.programs[0].refused.find(row.kind), std::string::npos) << c.programs[0].refused;
@@ -296,15 +300,14 @@ TEST_F(LinuxCapture, ProgramsWithTracersOrExtensionsAreRefused) {
 
 TEST_F(LinuxCapture, AttachedWhileCapturing) {
   AttachObject object;
-  const std::string problem = object.attach("on_entry", "target");
+  const std::string problem = object.load("on_entry", "target");
   if (!problem.empty())
     GTEST_SKIP() << problem;
-  object.link.reset();
   CaptureOptions options;
   options.between = [&](std::string_view step) {
-    if (step == "again" && !object.link)
-      object.link.reset(
-          bpf_program__attach(bpf_object__find_program_by_name(object.attacher.get(), "on_entry")));
+    if (step == "again") {
+      ASSERT_TRUE(object.attach());
+    }
   };
   Capture c = capture_of({object.target_fd}, options);
   EXPECT_NE(c.programs[0].refused.find("fentry"), std::string::npos) << c.programs[0].refused;
