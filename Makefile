@@ -10,7 +10,7 @@
 # make deps   install the Debian packages that a build needs (as root, or by sudo)
 
 BUILD := build
-PACKAGES := g++ cmake ninja-build ccache pkg-config llvm-19-dev clang-19 libbpf-dev libelf-dev libtbb-dev \
+PACKAGES := g++ cmake ninja-build ccache pkg-config llvm-19-dev clang-19 libbpf-dev libelf-dev libkmod-dev libtbb-dev \
             libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev libz3-dev graphviz iproute2 \
             qemu-system-x86 busybox-static cpio kmod xz-utils e2fsprogs bpftool
 

@@ -13,6 +13,7 @@
 #include "kernel-iface/image/elf.h"
 #include "kernel-iface/linux/module.h"
 #include "kernel-iface/linux/module_btf.h"
+#include "kernel-iface/linux/module_object.h"
 #include "module_init.h"
 
 #include "llvm/ADT/StringExtras.h"
@@ -51,41 +52,12 @@ namespace {
 
 constexpr uint64_t kernel_image_start = 0xffffffff80000000; ///< kernel, modules and jited code lie above
 
-struct Relocation {
-  uint64_t offset = 0;
-  uint32_t type = 0;
-  int64_t addend = 0;
-  uint32_t section = 0; ///< place in Writer::sections_; with `symbol` null
-  const std::string *symbol = nullptr;
-};
-
-struct Section {
-  std::string name;
-  uint32_t type = SHT_PROGBITS;
-  uint64_t flags = 0, align = 1;
-  std::vector<uint8_t> contents{};
-  std::vector<Relocation> relocations{};
-};
-
-/// Somewhere in the module.
-struct Place {
-  uint32_t section = 0;
-  uint64_t offset = 0;
-};
-
-struct Function {
-  std::string name;
-  Place place;
-  uint64_t size = 0;
-  uint8_t type = STT_NOTYPE;
-};
-
 /// One of the two objects, and where its sections went.
 struct Input {
   const char *what;
   ElfObject object;
   bool own = false; ///< module_init.c
-  std::vector<std::optional<Place>> pieces{};
+  std::vector<std::optional<ModulePlace>> pieces{};
 };
 
 class Writer {
@@ -116,7 +88,10 @@ public:
             return e;
     add_table();
     add_bookkeeping();
-    return write();
+    std::map<std::string, std::optional<uint64_t>> outside;
+    for (const std::string &name : outside_)
+      outside[name] = resolved_by_kernel(name) ? std::nullopt : std::optional(spec_.addresses.at(name));
+    return write_module_object(std::move(sections_), functions_, outside);
   }
 
 private:
@@ -128,12 +103,12 @@ private:
   }
 
   /// `bytes` at the end of a section.
-  Place append(uint32_t to, llvm::ArrayRef<uint8_t> bytes, uint64_t align) {
-    Section &s = sections_[to];
+  ModulePlace append(uint32_t to, llvm::ArrayRef<uint8_t> bytes, uint64_t align) {
+    ModuleSection &s = sections_[to];
     s.align = std::max(s.align, align);
     // int3 between functions: whoever gets there does not go on
     s.contents.resize(llvm::alignTo(s.contents.size(), align), s.flags & SHF_EXECINSTR ? 0xcc : 0);
-    Place p{to, s.contents.size()};
+    ModulePlace p{to, s.contents.size()};
     s.contents.insert(s.contents.end(), bytes.begin(), bytes.end());
     return p;
   }
@@ -143,7 +118,7 @@ private:
     return {reinterpret_cast<const uint8_t *>(v.data()), v.size() * sizeof(T)};
   }
 
-  Error define(StringRef name, Place place) {
+  Error define(StringRef name, ModulePlace place) {
     if (!definitions_.try_emplace(name, place).second)
       return internal_error(formatv("symbol {0} is defined twice in a module", name)).error();
     return Error::success();
@@ -193,7 +168,7 @@ private:
     for (const ImageElfSymbol &s : in.object.symbols) {
       if (s.section == SHN_UNDEF || s.section == SHN_ABS || !in.pieces[s.section] || s.name.empty())
         continue;
-      Place at = *in.pieces[s.section];
+      ModulePlace at = *in.pieces[s.section];
       at.offset += s.value;
       if (s.type == STT_FUNC)
         functions_.push_back({s.name.str(), at, s.size, STT_FUNC});
@@ -208,20 +183,20 @@ private:
   /// Where the kernel does not filter who binds them, they drop until the module was started (module_init.c).
   Error add_entries() {
     const uint32_t text = section(".text", SHF_EXECINSTR);
-    const Place instance = append(section(".rodata", 0), bytes_of(spec_.instance), 64);
-    const Place entries = append(text, {}, 16);
+    const ModulePlace instance = append(section(".rodata", 0), bytes_of(spec_.instance), 64);
+    const ModulePlace entries = append(text, {}, 16);
     if (Error e = define("ujit_module_entries", entries))
       return e;
-    const Place live = definitions_["ujit_module_live"];
+    const ModulePlace live = definitions_["ujit_module_live"];
     for (const ModuleEntry &e : spec_.entries) {
       auto target = definitions_.find(e.symbol);
       if (target == definitions_.end())
         return internal_error(formatv("the image does not define {0}", e.symbol)).error();
       std::vector<uint8_t> code{0xf3, 0x0f, 0x1e, 0xfa}; // endbr64
-      std::vector<Relocation> relocations;
+      std::vector<ModuleRelocation> relocations;
       auto emit = [&](std::initializer_list<uint8_t> bytes) { code.insert(code.end(), bytes); };
       // A reference in the four bytes that are `back` bytes before the end of what was emitted.
-      auto refer = [&](const Place &to, uint32_t type, int64_t addend, uint64_t back) {
+      auto refer = [&](const ModulePlace &to, uint32_t type, int64_t addend, uint64_t back) {
         relocations.push_back({code.size() - back, type, int64_t(to.offset) + addend, to.section});
       };
       size_t test = 0;
@@ -249,8 +224,8 @@ private:
         else
           emit({0xc3, 0xcc});
       }
-      const Place at = append(text, code, 16);
-      for (Relocation &r : relocations) {
+      const ModulePlace at = append(text, code, 16);
+      for (ModuleRelocation &r : relocations) {
         r.offset += at.offset;
         sections_[text].relocations.push_back(r);
       }
@@ -265,7 +240,7 @@ private:
     return Error::success();
   }
 
-  void point_at(Place from, const Place &to) {
+  void point_at(ModulePlace from, const ModulePlace &to) {
     sections_[from.section].relocations.push_back({from.offset, R_X86_64_64, int64_t(to.offset), to.section});
   }
 
@@ -279,28 +254,28 @@ private:
     std::vector<uint32_t> set{uint32_t(spec_.entries.size()), 1 /* these are kfuncs */};
     for (uint32_t id : btf->kfunc_ids)
       set.insert(set.end(), {id, 0});
-    const Place kfuncs = append(data, bytes_of(set), 8);
+    const ModulePlace kfuncs = append(data, bytes_of(set), 8);
 
     std::vector<uint64_t> objects{uint64_t(spec_.programs.size()) << 32 | spec_.maps.size()};
     for (const CapturedMap *m : spec_.maps)
       objects.push_back(m->address);
     for (const CapturedProgram *p : spec_.programs)
       objects.push_back(p->address);
-    const Place held = append(rodata, bytes_of(objects), 8);
+    const ModulePlace held = append(rodata, bytes_of(objects), 8);
 
     std::vector<uint8_t> name(spec_.name.begin(), spec_.name.end());
     name.push_back(0);
-    const Place printed = append(rodata, name, 1);
+    const ModulePlace printed = append(rodata, name, 1);
 
-    const Place file = append(data, std::vector<uint8_t>(kernel_.file_operations_size), 64);
+    const ModulePlace file = append(data, std::vector<uint8_t>(kernel_.file_operations_size), 64);
     std::vector<uint8_t> module(kernel_.module_size);
     if (module.size() < kernel_.module_name + name.size() || name.size() > 56 ||
         kernel_.module_init + 8 > module.size() || kernel_.module_exit + 8 > module.size())
       return internal_error("struct module is too small for the module's name and functions").error();
     llvm::copy(name, module.begin() + kernel_.module_name);
-    const Place self = append(section(".gnu.linkonce.this_module", SHF_WRITE), module, 64);
+    const ModulePlace self = append(section(".gnu.linkonce.this_module", SHF_WRITE), module, 64);
     // The table is written last, when it is known which symbols are used; it is alone in its section.
-    const Place table{section(".init.rodata", 0), 0};
+    const ModulePlace table{section(".init.rodata", 0), 0};
     functions_.push_back({"__this_module", self, kernel_.module_size, STT_OBJECT});
     for (auto [symbol, at] : {std::pair{"ujit_module_set", kfuncs},
                               {"ujit_module_objects", held},
@@ -330,10 +305,11 @@ private:
   }
 
   Error relocate(const Input &in, uint32_t number) {
-    const Place &piece = *in.pieces[number];
+    const ModulePlace &piece = *in.pieces[number];
     for (const Elf::Rela &r : in.object.sections[number].relocations) {
       const ImageElfSymbol &s = in.object.symbols[r.getSymbol(false)];
-      Relocation out{.offset = piece.offset + r.r_offset, .type = r.getType(false), .addend = r.r_addend};
+      ModuleRelocation out{
+          .offset = piece.offset + r.r_offset, .type = r.getType(false), .addend = r.r_addend};
       auto fail = [&](const llvm::Twine &why) {
         return internal_error(formatv("{0}: {1}+{2:x}: {3}: {4}", in.what, in.object.sections[number].name,
                                       uint64_t(r.r_offset), s.name, why))
@@ -348,7 +324,7 @@ private:
       if (s.defined() || definition != definitions_.end()) {
         if (s.defined() && !in.pieces[s.section])
           return fail("refers to section " + in.object.sections[s.section].name + ", which is left out");
-        Place to = s.defined() ? *in.pieces[s.section] : definition->second;
+        ModulePlace to = s.defined() ? *in.pieces[s.section] : definition->second;
         out.section = to.section;
         out.addend += int64_t(to.offset + (s.defined() ? s.value : 0));
         if (out.type == R_X86_64_PLT32)
@@ -362,7 +338,7 @@ private:
   }
 
   /// A reference out of the module. Clears `r.type` where none is left.
-  Error refer_outside(const Input &in, uint32_t section, StringRef name, Relocation &r) {
+  Error refer_outside(const Input &in, uint32_t section, StringRef name, ModuleRelocation &r) {
     auto fail = [&](const llvm::Twine &why) {
       return internal_error(formatv("{0}: {1}: {2}", in.what, name, why)).error();
     };
@@ -460,12 +436,12 @@ private:
     append(at, strings, 1);
   }
 
-  void add_sites(const char *name, bool wanted, const std::vector<Place> &sites) {
+  void add_sites(const char *name, bool wanted, const std::vector<ModulePlace> &sites) {
     if (!wanted || sites.empty())
       return;
     const uint32_t to = section(name, 0);
     sections_[to].align = 4;
-    for (const Place &p : sites) {
+    for (const ModulePlace &p : sites) {
       const uint64_t at = sections_[to].contents.size();
       sections_[to].contents.resize(at + 4);
       sections_[to].relocations.push_back({at, R_X86_64_PC32, int64_t(p.offset), p.section});
@@ -506,87 +482,16 @@ private:
     append(btf, btf_, 4);
   }
 
-  std::vector<uint8_t> write() {
-    std::vector<uint8_t> symbols, strings{0};
-    uint32_t count = 0;
-    auto add = [&](StringRef name, uint8_t binding, uint8_t type, uint16_t in, uint64_t value,
-                   uint64_t size) {
-      Elf::Sym s{};
-      if (!name.empty()) {
-        s.st_name = strings.size();
-        strings.insert(strings.end(), name.begin(), name.end());
-        strings.push_back(0);
-      }
-      s.setBindingAndType(binding, type);
-      s.st_shndx = in;
-      s.st_value = value;
-      s.st_size = size;
-      append_bytes(symbols, s);
-      return count++;
-    };
-    add("", STB_LOCAL, STT_NOTYPE, SHN_UNDEF, 0, 0);
-    for (uint32_t i = 0; i < sections_.size(); ++i) // symbol i + 1 is section i
-      add("", STB_LOCAL, STT_SECTION, i + 1, 0, 0);
-    for (const Function &f : functions_)
-      add(f.name, STB_LOCAL, f.type, f.place.section + 1, f.place.offset, f.size);
-    const uint32_t first_global = count;
-    std::map<std::string, uint32_t> numbers;
-    for (const std::string &name : outside_)
-      numbers[name] = resolved_by_kernel(name)
-                          ? add(name, STB_GLOBAL, STT_NOTYPE, SHN_UNDEF, 0, 0)
-                          : add(name, STB_GLOBAL, STT_NOTYPE, SHN_ABS, spec_.addresses.at(name), 0);
-
-    std::vector<ElfOutputSection> out;
-    for (Section &s : sections_)
-      out.push_back({.name = s.name,
-                     .type = s.type,
-                     .flags = s.flags,
-                     .align = s.align,
-                     .contents = std::move(s.contents)});
-    uint32_t symbol_table = sections_.size() + 1;
-    for (const Section &s : sections_)
-      symbol_table += !s.relocations.empty();
-    for (uint32_t i = 0; i < sections_.size(); ++i) {
-      if (sections_[i].relocations.empty())
-        continue;
-      ElfOutputSection rela{.name = ".rela" + sections_[i].name,
-                            .type = SHT_RELA,
-                            .flags = SHF_INFO_LINK,
-                            .align = 8,
-                            .entry_size = sizeof(Elf::Rela),
-                            .link = symbol_table,
-                            .info = i + 1};
-      for (const Relocation &r : sections_[i].relocations) {
-        Elf::Rela raw{};
-        raw.r_offset = r.offset;
-        raw.r_addend = r.addend;
-        raw.setSymbolAndType(r.symbol ? numbers[*r.symbol] : r.section + 1, r.type, false);
-        append_bytes(rela.contents, raw);
-      }
-      out.push_back(std::move(rela));
-    }
-    out.push_back({.name = ".symtab",
-                   .type = SHT_SYMTAB,
-                   .align = 8,
-                   .entry_size = sizeof(Elf::Sym),
-                   .link = symbol_table + 1,
-                   .info = first_global,
-                   .contents = std::move(symbols)});
-    out.push_back({.name = ".strtab", .type = SHT_STRTAB, .contents = std::move(strings)});
-    const size_t names_after = out.size();
-    return write_elf(std::move(out), names_after);
-  }
-
   const ModuleSpec &spec_;
   const ModuleKernel &kernel_;
   std::vector<Input> inputs_;
-  std::vector<Section> sections_;
+  std::vector<ModuleSection> sections_;
   llvm::StringMap<uint32_t> by_name_;
-  llvm::StringMap<Place> definitions_;
-  std::vector<Function> functions_;  ///< what tools see by name
-  std::vector<uint64_t> entry_code_; ///< by entry: bytes behind ujit_module_entries
-  std::set<std::string> outside_;    ///< names of what is outside of the module
-  std::vector<Place> return_sites_, call_sites_, retpoline_sites_;
+  llvm::StringMap<ModulePlace> definitions_;
+  std::vector<ModuleSymbol> functions_; ///< what tools see by name
+  std::vector<uint64_t> entry_code_;    ///< by entry: bytes behind ujit_module_entries
+  std::set<std::string> outside_;       ///< names of what is outside of the module
+  std::vector<ModulePlace> return_sites_, call_sites_, retpoline_sites_;
   std::vector<uint8_t> btf_;
 };
 
