@@ -3,7 +3,9 @@
 #include "translator/helper.h"
 
 #include "llvm/ADT/STLFunctionalExtras.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/raw_ostream.h"
 
 #include <algorithm>
 
@@ -219,6 +221,44 @@ private:
 
 Expected<std::optional<Bisection>> bisect(const Execution &execution, const LinkOptions &options) {
   return Bisect(execution, options).run();
+}
+
+void print_bisection(const Bisection &b, llvm::raw_ostream &os) {
+  os << llvm::formatv("{0} code against the interpreter: {1}\n", b.executor, b.symptom);
+  if (b.edge)
+    os << llvm::formatv("  edge: {0}: insn {1}: {2}{3}{4}\n", b.edge->program, b.edge->insn,
+                        llvm::join(b.edge->calls, "; "),
+                        b.edge->inlined ? "; no difference if it is called instead of inlined" : "",
+                        b.edge->alone ? "; also if every other tail call leaves" : "");
+  for (const std::string &name : b.optimisations)
+    os << llvm::formatv("  optimisation: {0}\n", name);
+  for (const std::string &name : b.helpers)
+    os << llvm::formatv("  helper: no difference without what is known of {0}\n", name);
+  if (b.pass)
+    os << llvm::formatv("  pass: {0} on {1} ({2} of {3})\n", b.pass->pass, b.pass->function, b.pass->number,
+                        b.pass->of);
+  if (!b.edge && b.optimisations.empty() && !b.pass)
+    os << "  no edge, optimisation or pass makes it: translation, expansion or instruction selection does\n";
+}
+
+llvm::json::Value json_of(const Bisection &b) {
+  llvm::json::Object out{{"executor", b.executor},
+                         {"symptom", b.symptom},
+                         {"optimisations", llvm::json::Array(b.optimisations)},
+                         {"helpers", llvm::json::Array(b.helpers)},
+                         {"links", int64_t(b.links)}};
+  if (b.edge)
+    out["edge"] = llvm::json::Object{{"program", b.edge->program},
+                                     {"insn", int64_t(b.edge->insn)},
+                                     {"calls", llvm::json::Array(b.edge->calls)},
+                                     {"inlined", b.edge->inlined},
+                                     {"alone", b.edge->alone}};
+  if (b.pass)
+    out["pass"] = llvm::json::Object{{"name", b.pass->pass},
+                                     {"function", b.pass->function},
+                                     {"number", int64_t(b.pass->number)},
+                                     {"of", int64_t(b.pass->of)}};
+  return out;
 }
 
 } // namespace ujit

@@ -11,6 +11,8 @@
 #include "lto/execute.h"
 #include "lto/link.h"
 
+#include "llvm/Support/JSON.h"
+
 #include <optional>
 
 namespace ujit {
@@ -44,5 +46,9 @@ struct Bisection {
 /// Compares with the interpreter. Nothing, if nothing differs. Errors: those of the interpreter, and of a
 /// link with `options`.
 Expected<std::optional<Bisection>> bisect(const Execution &execution, const LinkOptions &options);
+
+/// For a person: a line for what differs, and one for each thing that was named.
+void print_bisection(const Bisection &bisection, llvm::raw_ostream &os);
+llvm::json::Value json_of(const Bisection &bisection);
 
 } // namespace ujit

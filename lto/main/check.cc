@@ -2,6 +2,7 @@
 #include "lto/main/command.h"
 
 #include "lto/check.h"
+#include "lto/check_bisect.h"
 #include "lto/main/input.h"
 
 #include "llvm/Support/FormatVariadic.h"
@@ -17,7 +18,7 @@ namespace {
 
 struct CheckCommand {
   std::string manifest, packets, entry;
-  bool no_kernel = false, json = false;
+  bool no_kernel = false, json = false, bisect = false;
 
   Expected<int> run() const;
 };
@@ -51,7 +52,7 @@ void print_text(const std::string &name, const CheckResult &r, llvm::raw_ostream
 }
 
 void print_json(const std::string &name, const std::string &entry, const CheckResult &r,
-                llvm::raw_ostream &os) {
+                const std::optional<Bisection> &bisection, llvm::raw_ostream &os) {
   llvm::json::OStream j(os, 2);
   j.object([&] {
     j.attribute("name", name);
@@ -87,6 +88,8 @@ void print_json(const std::string &name, const std::string &entry, const CheckRe
       for (const std::string &note : r.notes)
         j.value(note);
     });
+    if (bisection)
+      j.attribute("bisection", json_of(*bisection));
   });
   os << '\n';
 }
@@ -100,14 +103,33 @@ Expected<int> CheckCommand::run() const {
     return chosen.takeError();
   in->options.progress = progress_line();
   Expected<CheckResult> result = check(in->execution(*chosen), in->options, !no_kernel);
-  if (!result)
-    return with_place(result.takeError(), manifest);
+  std::optional<Bisection> bisection;
+  if (bisect && (!result || result->total_differences)) { // code that faults is an error of check()
+    auto found = ujit::bisect(in->execution(*chosen), in->options);
+    if (found)
+      bisection = std::move(*found);
+    else
+      llvm::consumeError(found.takeError());
+  }
   std::string text;
   llvm::raw_string_ostream os(text);
-  if (json)
-    print_json(in->manifest.name, in->pipeline[*chosen].name, *result, os);
-  else
+  if (!result) {
+    if (bisection && json)
+      os << llvm::formatv("{0:2}\n",
+                          llvm::json::Value(llvm::json::Object{{"bisection", json_of(*bisection)}}));
+    else if (bisection)
+      print_bisection(*bisection, os);
+    if (Error e = put_text({}, text))
+      return llvm::joinErrors(result.takeError(), std::move(e));
+    return with_place(result.takeError(), manifest);
+  }
+  if (json) {
+    print_json(in->manifest.name, in->pipeline[*chosen].name, *result, bisection, os);
+  } else {
     print_text(in->manifest.name, *result, os);
+    if (bisection)
+      print_bisection(*bisection, os);
+  }
   if (Error e = put_text({}, text))
     return e;
   return result->total_differences ? exit_input : exit_done;
@@ -123,6 +145,7 @@ void add_check(CLI::App &app, Action &action) {
   command->add_option("--packets", c->packets, "Packets to run, pcap")->required();
   command->add_option("--entry", c->entry, "Program that gets them (default: the only entry)");
   command->add_flag("--no-kernel", c->no_kernel, "Leave the running kernel out");
+  command->add_flag("--bisect", c->bisect, "Name the edge, optimisation or pass behind a difference");
   command->add_flag("--json", c->json, "Print JSON");
   command->callback([=, &action] { action = [=] { return c->run(); }; });
 }
