@@ -62,8 +62,8 @@ protected:
     return {insn(0x85, 0, src, 0, int32_t(address - call_base))};
   }
 
-  size_t add(std::string name, Code insns, std::vector<uint32_t> map_ids = {11, 12, 13, 14},
-             std::vector<uint32_t> lengths = {}) {
+  size_t add_program(std::string name, Code insns, std::vector<uint32_t> map_ids = {11, 12, 13, 14},
+                     std::vector<uint32_t> lengths = {}) {
     CapturedProgram p;
     p.id = uint32_t(100 + capture_.programs.size());
     p.name = name;
@@ -82,7 +82,7 @@ protected:
   }
 
   Program program(Code insns, std::vector<uint32_t> lengths = {}) {
-    size_t i = add("prog", std::move(insns), {11, 12, 13, 14}, std::move(lengths));
+    size_t i = add_program("prog", std::move(insns), {11, 12, 13, 14}, std::move(lengths));
     Expected<Program> p = canonical_program(capture_, capture_.programs[i]);
     EXPECT_TRUE(bool(p));
     if (!p) {
@@ -94,7 +94,7 @@ protected:
   Code canonical(Code insns) { return program(std::move(insns)).insns; }
 
   std::string refusal(Code insns) {
-    size_t i = add("prog", std::move(insns));
+    size_t i = add_program("prog", std::move(insns));
     Expected<Program> p = canonical_program(capture_, capture_.programs[i]);
     return p ? "accepted" : llvm::toString(p.takeError());
   }
@@ -284,7 +284,7 @@ TEST_F(Canonical, SubprogramByNumber) {
   Program p = program(code({main, end}), {length, 2});
   EXPECT_EQ(p.insns[0], call(int32_t(length - 1))[0]);
   main[0].offset ^= 1;
-  size_t i = add("wrong", code({main, end}), {}, {length, 2});
+  size_t i = add_program("wrong", code({main, end}), {}, {length, 2});
   Expected<Program> wrong = canonical_program(capture_, capture_.programs[i]);
   ASSERT_FALSE(bool(wrong));
   EXPECT_NE(llvm::toString(wrong.takeError()).find("number and distance differ"), std::string::npos);
@@ -330,10 +330,10 @@ TEST_F(Canonical, RefusedByName) {
 Code jumps(uint64_t array) { return code({wide(2, array), mov(3, 0), one(insn(0xf5, 0, 0, 0, 1)), end}); }
 
 TEST_F(Canonical, PipelineInTheOrderOfDiscovery) {
-  add("entry", jumps(jump_address), {13});
-  add("same", end, {});                                     // slot 3
-  add("same", code({wide(1, hash_address), end}), {12});    // slot 1
-  add("bad", code({one(insn(0xc2, 0, 0, 0, 0)), end}), {}); // slot 2
+  add_program("entry", jumps(jump_address), {13});
+  add_program("same", end, {});                                     // slot 3
+  add_program("same", code({wide(1, hash_address), end}), {12});    // slot 1
+  add_program("bad", code({one(insn(0xc2, 0, 0, 0, 0)), end}), {}); // slot 2
   capture_.programs[0].insns.front().dst = 2;
   capture_.entries = 1;
   capture_.maps[2].prog_slots = {{1, 102}, {2, 103}, {3, 101}, {4, 100}};
@@ -353,7 +353,7 @@ TEST_F(Canonical, PipelineInTheOrderOfDiscovery) {
 }
 
 TEST_F(Canonical, EntryThatIsRefused) {
-  add("entry", end, {});
+  add_program("entry", end, {});
   capture_.entries = 1;
   capture_.programs[0].refused = "a freplace is attached to it";
   Expected<CanonicalPipeline> c = canonicalise(capture_);
@@ -366,7 +366,7 @@ TEST_F(Canonical, FrozenContents) {
   capture_.maps[3].frozen = true;
   capture_.maps[3].flags = 1u << 7; // BPF_F_RDONLY_PROG
   capture_.maps[3].contents = std::vector<uint8_t>(20, 7);
-  add("entry", code({wide(1, data_address + array_value), end}), {14});
+  add_program("entry", code({wide(1, data_address + array_value), end}), {14});
   capture_.entries = 1;
   CanonicalPipeline c = llvm::cantFail(canonicalise(capture_));
   EXPECT_TRUE(c.pipeline.maps[0].frozen);
@@ -378,7 +378,7 @@ TEST_F(Canonical, FrozenContents) {
 TEST_F(Canonical, InnerMapIsATemplateUnlessNamed) {
   capture_.maps.push_back(captured_map(15, 0xffff888003d00000, "outer", MapType::hash_of_maps, 4, 4, 4));
   capture_.maps[4].inner_id = 12;
-  add("entry", code({wide(1, 0xffff888003d00000), end}), {15});
+  add_program("entry", code({wide(1, 0xffff888003d00000), end}), {15});
   capture_.entries = 1;
   CanonicalPipeline c = llvm::cantFail(canonicalise(capture_));
   EXPECT_EQ(c.pipeline.maps[0].inner, MapId{1});
