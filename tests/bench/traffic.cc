@@ -182,11 +182,12 @@ Bytes network_order(uint32_t address) { return Builder().be32(address); }
 
 class Workload {
 public:
-  explicit Workload(uint32_t flows) : random_(1) {
-    for (uint32_t i = 0; i < flows; ++i)
+  Workload() : random_(1) {}
+  virtual ~Workload() = default;
+  void make_flows(uint32_t count) {
+    for (uint32_t i = 0; i < count; ++i)
       flows_.push_back(flow(i));
   }
-  virtual ~Workload() = default;
   /// What maps hold for all flows.
   virtual void seed(Seeds &) {}
   virtual Bytes packet() = 0;
@@ -214,8 +215,8 @@ protected:
 
 class Balancer final : public Workload {
 public:
-  using Workload::Workload;
   void seed(Seeds &seeds) override {
+    seeds.add("clock", Builder().raw<uint32_t>(0), Builder().raw<uint64_t>(1'700'000'000));
     for (const Flow &f : flows_) {
       const uint32_t net = f.source & 0xffffff00;
       seeds.add("rules", Builder().be32(net).be16(f.dport).u8(f.proto).u8(0),
@@ -246,7 +247,6 @@ public:
 
 class Parser final : public Workload {
 public:
-  using Workload::Workload;
   Bytes packet() override {
     Flow f = any();
     f.proto = proto_tcp;
@@ -267,7 +267,6 @@ public:
 
 class Alu final : public Workload {
 public:
-  using Workload::Workload;
   void seed(Seeds &seeds) override {
     seeds.add("buckets", Builder().raw<uint32_t>(0),
               Builder()
@@ -287,7 +286,6 @@ public:
 
 class Dissector final : public Workload {
 public:
-  using Workload::Workload;
   Bytes packet() override {
     const Flow &f = any();
     const std::array<uint16_t, 2> tags = {7, 100};
@@ -320,7 +318,6 @@ public:
 
 class Policy final : public Workload {
 public:
-  using Workload::Workload;
   void seed(Seeds &seeds) override {
     for (const Flow &f : flows_) {
       const uint32_t id = 1 + f.destination % 10; // of the last one there is no policy
@@ -349,7 +346,6 @@ private:
 
 class Recirculate final : public Workload {
 public:
-  using Workload::Workload;
   void seed(Seeds &seeds) override {
     for (const Flow &f : flows_)
       if (f.sport % 29)
@@ -372,7 +368,6 @@ public:
 template <bool with_buffer, bool with_machine>
 class Single final : public Workload {
 public:
-  using Workload::Workload;
   void seed(Seeds &seeds) override {
     static constexpr std::string_view words[] = {"packet ",    "42 ",   "\"quoted \\\" text\" ",
                                                  "tail_call ", "3.14 ", "program, "};
@@ -448,7 +443,8 @@ bool write(const std::string &folder, const std::string &name,
            std::vector<std::pair<uint32_t, size_t>> sizes) {
   Seeds seeds;
   for (const auto &[flows, packets] : sizes) {
-    W workload(flows);
+    W workload;
+    workload.make_flows(flows);
     workload.seed(seeds);
     if (!write_pcap(folder + "/" + name + "-" + std::to_string(flows) + ".pcap", workload, packets))
       return false;
@@ -465,7 +461,7 @@ int main(int argc, char **argv) {
     return 64;
   }
   const std::string folder = argv[1];
-  const std::vector<std::pair<uint32_t, size_t>> both = {{64, 1024}, {4096, 8192}}, one = {{1, 8}};
+  const std::vector<std::pair<uint32_t, size_t>> both = {{64, 1024}, {4096, 8192}}, one = {{1, 2}};
   const bool ok = write<Balancer>(folder, "balancer", both) && write<Parser>(folder, "parser", both) &&
                   write<Alu>(folder, "alu", both) && write<Dissector>(folder, "dissector", both) &&
                   write<Policy>(folder, "policy", both) && write<Recirculate>(folder, "recirculate", both) &&
