@@ -228,7 +228,7 @@ TEST_F(Canonical, Jiffies) {
 }
 
 TEST_F(Canonical, Callback) {
-  Code raw = {insn(0x18, 2, 4, 0, 2), insn(0, 0, 0, 0, 1)};
+  Code raw = {insn(0x18, 2, 4, 0, 3), insn(0, 0, 0, 0, 1)};
   Code caller = code({raw, end});
   EXPECT_EQ(program(code({caller, one(insn(0xb7, 1, 0, 0, 0)), end}), {4, 3}).insns.size(), 7u);
   Code wrong = code({Code{insn(0x18, 2, 4, 0, 3), insn(0, 0, 0, 0, 1)}, end, end});
@@ -320,7 +320,7 @@ TEST_F(Canonical, RefusedByName) {
   EXPECT_REFUSED(code({one(insn(0xa1, 1, 1, 0, 0)), end}), "access to an arena");
   EXPECT_REFUSED(code({one(insn(0xbf, 0, 0, -2, 0)), end}), "instruction that is not known");
   EXPECT_REFUSED(code({one(insn(0xe5, 0, 0, 1, 0)), mov(0, 0), end}), "may_goto");
-  EXPECT_REFUSED(code({one(insn(0xff, 0, 0, 0, 0)), end}), "instruction that is not known: opcode ff");
+  EXPECT_REFUSED(code({one(insn(0xff, 0, 0, 0, 0)), end}), "instruction that is not known: opcode 0xff");
   capture_.maps[0].bypass_spec_v1 = false;
   EXPECT_REFUSED(end, "map 'counters' needs index masks");
 }

@@ -39,7 +39,7 @@ protected:
     pipeline_.kernel = facts;
     pipeline_.maps = {map("counters", MapType::array, 4, 16, 8),
                       map("scratch", MapType::percpu_array, 4, 64, 1),
-                      map("stats", MapType::percpu_array, 4, 16, 256), map("flows", MapType::hash, 12, 8, 64),
+                      map("stats", MapType::percpu_array, 4, 16, 256), map("flows", MapType::hash, 4, 8, 64),
                       map("trie", MapType::lpm_trie, 9, 8, 64)};
   }
 
@@ -94,16 +94,16 @@ TEST_F(VerifiedTranslation, ContextRefusals) {
 
 TEST_F(VerifiedTranslation, ProbeLoad) {
   std::string text = ir(code({load64(1, 1, 48), one(insn(0x29, 0, 1, 10, 0)), exit()}));
-  EXPECT_HAS(text, "@copy_from_kernel_nofault(ptr %probed");
+  EXPECT_HAS(text, "@copy_from_kernel_nofault(ptr nocapture %probed");
   EXPECT_HAS(text, "select i1");
   EXPECT_HAS(ir(code({load64(1, 1, 48), one(insn(0x49, 0, 1, 10, 0)), exit()})), "sext i16");
 }
 
 TEST_F(VerifiedTranslation, PrivateInstructionsAreRefusedInObjectForm) {
   pipeline_.kernel = nullptr;
-  EXPECT_HAS(ir(code({one(insn(0x29, 0, 1, 10, 0)), exit()})), "insn 0: unknown opcode 29");
+  EXPECT_HAS(ir(code({one(insn(0x29, 0, 1, 10, 0)), exit()})), "insn 0: unknown opcode 0x29");
   EXPECT_HAS(ir(code({one(insn(0xbf, 0, 0, -2, 0)), exit()})),
-             "insn 0: opcode bf has no form with offset -2");
+             "insn 0: opcode 0xbf has no form with offset -2");
   EXPECT_HAS(ir(code({one(insn(0xb7, 11, 0, 0, 1)), end})), "register r11 does not exist");
 }
 
@@ -135,7 +135,7 @@ TEST_F(VerifiedTranslation, HashLookups) {
   const std::vector<KernelCall> element = {{5, "__htab_map_lookup_elem", 0}};
   std::string hash = ir(c, element);
   EXPECT_HAS(hash, "call ptr @__htab_map_lookup_elem(");
-  EXPECT_HAS(hash, "i64 64"); // key at 48, 12 bytes rounded up to 16
+  EXPECT_HAS(hash, "i64 56"); // key at 48, 4 bytes rounded up to 8
   pipeline_.maps[3].type = MapType::lru_hash;
   std::string lru = ir(c, element);
   EXPECT_HAS(lru, "i64 26");
