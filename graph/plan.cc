@@ -104,7 +104,7 @@ std::span<const PlannedSite> LinkPlan::sites_of(ProgId p) const {
   return std::span(sites).subspan(first_site[index(p)], first_site[index(p) + 1] - first_site[index(p)]);
 }
 
-std::vector<ProgId> Planner::called(const PlannedSite &site) {
+std::vector<ProgId> called(const PlannedSite &site) {
   std::vector<ProgId> result;
   for (auto &a : site.alternatives)
     if (is_call(a.treatment))
@@ -114,7 +114,7 @@ std::vector<ProgId> Planner::called(const PlannedSite &site) {
   return result;
 }
 
-bool Planner::may_leave(const PlannedSite &site) {
+bool may_leave(const PlannedSite &site) {
   return site.otherwise == PlannedSite::leave || std::ranges::any_of(site.alternatives, [](auto &a) {
            return a.guard || a.treatment == Treatment::leave;
          });
@@ -148,6 +148,7 @@ std::vector<uint32_t> Planner::entry_nodes() const {
 void Planner::choose_alternatives() {
   plan.mode = options.mode;
   plan.max_tail_calls = options.max_tail_calls;
+  plan.count_failed = options.count_failed;
   plan.programs.resize(graph.summaries.size());
   plan.first_site = first_sites(graph.summaries);
   keep_out_of_line.resize(graph.sites.size());
@@ -199,36 +200,78 @@ void Planner::break_returning_cycles() {
   }
 }
 
+/// Why the calls of `p` that leave could not come back, or an empty string.
+static std::string refuse_leaving(const Planner &planner, ProgId p) {
+  const PlanOptions &options = planner.options;
+  const auto sites = planner.plan.sites_of(p);
+  if (options.leave_frame_limit == 0 || std::ranges::none_of(sites, Planner::may_leave))
+    return {};
+  for (const PlannedSite &site : sites) {
+    const TailCallSite &summary = planner.graph.summaries[index(p)].sites[site.site];
+    if (!site.in_subprogram && summary.leave_bytes > options.leave_frame_limit)
+      return llvm::formatv("leaving at instruction {0} takes a frame of {1} bytes, the limit is {2}",
+                           summary.insn, summary.leave_bytes, options.leave_frame_limit);
+    if (Planner::may_leave(site) &&
+        (summary.targets.empty() ||
+         std::ranges::any_of(summary.targets, [](const TailCallSite::Target &t) { return !t.map; })))
+      return llvm::formatv("the prog array of the tail call at instruction {0} is not known", summary.insn);
+  }
+  return {};
+}
+
 Error Planner::choose_fused() {
   std::vector<std::vector<uint32_t>> callers(plan.programs.size()); // sites, by target
-  std::deque<ProgId> work;
-  std::vector<bool> refused(plan.programs.size());
-  bool stub = options.mode == PlanOptions::fused && !options.leave_from_subprogram;
-  auto refuse = [&](ProgId p) {
-    bool bad = stub && !refused[index(p)] && graph.reachable[index(p)] &&
-               std::ranges::any_of(plan.sites_of(p), [](auto &s) { return s.in_subprogram && may_leave(s); });
-    if (!bad)
+  const bool stub = options.mode == PlanOptions::fused && !options.leave_from_subprogram;
+  // Two facts spread from callee to caller: "stays unfused" makes the call leave, and "can leave" forbids
+  // calls from subprograms, where the way out would end in the caller.
+  std::deque<std::pair<ProgId, bool>> work; // program, refused
+  std::vector<bool> refused(plan.programs.size()), leaves(plan.programs.size());
+  auto refuse = [&](ProgId p, std::string reason) {
+    if (refused[index(p)] || !graph.reachable[index(p)])
       return;
     refused[index(p)] = true;
-    plan.programs[index(p)].reason = "a tail call inside a subprogram is not sealed";
-    work.push_back(p);
+    plan.programs[index(p)].reason = std::move(reason);
+    work.emplace_back(p, true);
+  };
+  auto look_at = [&](const PlannedSite &site, bool can_leave) {
+    if (!stub || !can_leave)
+      return;
+    if (site.in_subprogram)
+      refuse(site.from, may_leave(site)
+                            ? "a tail call inside a subprogram is not sealed"
+                            : "a tail call inside a subprogram leads to a program whose calls can leave");
+    else if (!leaves[index(site.from)]) {
+      leaves[index(site.from)] = true;
+      work.emplace_back(site.from, false);
+    }
   };
   for (uint32_t row = 0; row < plan.sites.size(); ++row)
     for (ProgId target : called(plan.sites[row]))
       callers[index(target)].push_back(row);
+  for (auto &site : plan.sites)
+    look_at(site, may_leave(site));
   for (uint32_t p = 0; p < plan.programs.size(); ++p)
-    refuse(ProgId(p));
-  for (; !work.empty(); work.pop_front())
-    for (uint32_t row : callers[index(work.front())]) {
+    if (std::string reason = refuse_leaving(*this, ProgId(p)); !reason.empty())
+      refuse(ProgId(p), std::move(reason));
+  for (; !work.empty(); work.pop_front()) {
+    auto [p, is_refused] = work.front();
+    for (uint32_t row : callers[index(p)]) {
       auto &site = plan.sites[row];
+      if (!is_refused) {
+        look_at(site, !refused[index(p)]);
+        continue;
+      }
       for (auto &a : site.alternatives)
-        if (a.edge.to == work.front()) {
+        if (a.edge.to == p) {
           a.treatment = Treatment::leave;
           a.guard = false;
         }
       simplify(site);
-      refuse(site.from);
+      look_at(site, true);
+      if (std::string reason = refuse_leaving(*this, site.from); !reason.empty())
+        refuse(site.from, std::move(reason));
     }
+  }
 
   for (ProgId entry : graph.entries) {
     plan.programs[index(entry)].entry = true;
@@ -317,7 +360,13 @@ void Planner::place_counts() {
         program.count_upper = limit;
       bool returns = std::ranges::any_of(plan.sites_of(ProgId(node)),
                                          [](auto &s) { return s.in_subprogram && may_call(s); });
-      uint32_t leaving = returns ? limit : program.count_upper;
+      // Where failed calls count, those before the last one may each have added one.
+      uint64_t failed = 0;
+      if (options.count_failed)
+        for (auto &site : plan.sites_of(ProgId(node)))
+          if (may_call(site) || !site.alternatives.empty())
+            failed += graph.summaries[node].sites[site.site].repeats ? limit : 1;
+      uint32_t leaving = returns ? limit : uint32_t(std::min<uint64_t>(limit, program.count_upper + failed));
       for (uint32_t to : calls[node])
         plan.programs[to].count_upper = std::max(plan.programs[to].count_upper, std::min(limit, leaving + 1));
       for (uint32_t row = plan.first_site[node]; row < plan.first_site[node + 1]; ++row)

@@ -53,6 +53,11 @@ struct PlanOptions {
   /// The count goes along when a call leaves; if not, programs are counted only where the fused part itself
   /// may reach the limit.
   bool count_across_leave = true;
+  /// A call that leaves and fails comes back, with its state in a frame of at most this many bytes; 0: calls
+  /// that leave do not come back. Programs that need more stay unfused.
+  uint32_t leave_frame_limit = 0;
+  /// A call that fails for an empty slot counts all the same (kernels before 6.12).
+  bool count_failed = false;
   std::vector<SiteOverride> overrides = {};
 };
 
@@ -111,6 +116,7 @@ struct Partition {
 struct LinkPlan {
   PlanOptions::Mode mode = PlanOptions::fused;
   uint32_t max_tail_calls = 33;
+  bool count_failed = false;            ///< PlanOptions::count_failed
   std::vector<PlannedProgram> programs; ///< by ProgId
   std::vector<PlannedSite> sites; ///< as CallGraph::sites; without alternatives for dead and unfused programs
   std::vector<uint32_t> first_site; ///< by ProgId, one more at the end
@@ -129,6 +135,10 @@ struct LinkPlan {
 /// Linear in the graph. Errors (unsupported): an entry that cannot be fused, where no original could run in
 /// its place.
 Expected<LinkPlan> make_plan(const CallGraph &graph, const PlanOptions &options);
+
+bool may_leave(const PlannedSite &site);
+/// Programs that alternatives of `site` call; sorted, once each.
+std::vector<ProgId> called(const PlannedSite &site);
 
 /// Text form, one line a function, program and site; for tests and reports.
 void print_plan(const CallGraph &graph, const LinkPlan &plan, llvm::raw_ostream &os);

@@ -21,8 +21,9 @@ struct Planner {
   /// No fused program leaves from a subprogram unless the target can do that; programs have the roles dead,
   /// unfused or function.
   Error choose_fused();
-  /// Every program that a call can leave to has a chain copy, where no original can take the call; in chain mode
-  /// it is a function. Slots can be refilled from outside, so that includes programs which nobody reaches now.
+  /// Every program that a call can leave to has a chain copy, where no original can take the call; in chain
+  /// mode it is a function. Slots can be refilled from outside, so that includes programs which nobody
+  /// reaches now.
   void choose_chain_copies();
   /// Bounds of the count are known; programs carry it and sites check it where they must.
   void place_counts();
@@ -37,8 +38,8 @@ struct Planner {
   uint64_t cost_of(ProgId p) const { return std::max<uint64_t>(1, graph.summaries[index(p)].ir_insns); }
   /// Programs that are called by alternatives of `site` which are not fall_through or leave; sorted, once
   /// each.
-  static std::vector<ProgId> called(const PlannedSite &site);
-  static bool may_leave(const PlannedSite &site);
+  static std::vector<ProgId> called(const PlannedSite &site) { return ujit::called(site); }
+  static bool may_leave(const PlannedSite &site) { return ujit::may_leave(site); }
   /// False where every call of the site is known to fall through.
   static bool may_call(const PlannedSite &site);
   /// Calls between fused programs.

@@ -64,6 +64,9 @@ struct TailCallSite {
   /// holds what it held at entry: so a program need not know which slots its successors look at.
   std::optional<std::vector<StateRange>> clobbers;
   std::string source; ///< "lb.c:212" from BTF line info, or empty
+  /// Kernel target: bytes of the leave frame with what is alive behind the call.
+  uint32_t leave_bytes = 0;
+  bool repeats = false; ///< it can be executed more than once in a run of the program
 };
 
 struct Summary {

@@ -9,11 +9,13 @@
 //         └── anything else: leave
 //        leave: index in range? slot filled? ── no ─────────────► behind the call
 //             └── frame ends, musttail call through the slot
+//                 kernel target: state into the leave frame, return to the stub, which makes the call
 //
 // Slots are read with volatile loads, once for each decision: what was compared is what is called.
 #include "lto/expand.h"
 
 #include "lto/optimise.h"
+#include "translator/leave_state.h"
 #include "translator/lower.h"
 
 #include "llvm/IR/IRBuilder.h"
@@ -35,8 +37,8 @@ namespace {
 
 class SiteExpander {
 public:
-  SiteExpander(const FuseInput &in, ProgId p, bool chain, bool main, Function &f, CallInst *marker)
-      : in_(in), program_(p), chain_(chain), main_(main), f_(f), marker_(marker), b_(f.getContext()),
+  SiteExpander(const FuseInput &in, ProgId p, CopyKind kind, bool main, Function &f, CallInst *marker)
+      : in_(in), program_(p), kind_(kind), main_(main), f_(f), marker_(marker), b_(f.getContext()),
         map_(marker->getArgOperand(1)), index_(marker->getArgOperand(2)) {}
 
   Error run() {
@@ -44,20 +46,30 @@ public:
     const Summary &summary = in_.graph.summaries[ujit::index(program_)];
     auto it = std::lower_bound(summary.sites.begin(), summary.sites.end(), insn,
                                [](const TailCallSite &s, uint32_t i) { return s.insn < i; });
-    if (it == summary.sites.end() || it->insn != insn)
+    if (it == summary.sites.end() || it->insn != insn) {
+      // What cannot be reached from the program's start may still be in its resume function, which knows
+      // less.
+      if (kind_ == CopyKind::resumed) {
+        marker_->eraseFromParent();
+        return Error::success();
+      }
       return fail(internal_error("tail call without a summary").at(insn));
+    }
     insn_ = insn;
     site_summary_ = &*it;
     plan_ = in_.plan.sites_of(program_)[size_t(it - summary.sites.begin())];
-    if (chain_) {
+    if (kind_ == CopyKind::resumed)
+      plan_ = resumed_site(*in_.leave, plan_);
+    const bool chain = kind_ == CopyKind::chain;
+    if (chain) {
       plan_.alternatives.clear();
       plan_.select = Select::none;
       plan_.otherwise = PlannedSite::leave;
       plan_.check_count = true;
     }
-    counted_ = chain_ || in_.plan[program_].counted;
+    counted_ = chain || in_.plan[program_].counted;
 
-    BasicBlock *head = marker_->getParent();
+    BasicBlock *head = head_ = marker_->getParent();
     behind_ = head->splitBasicBlock(marker_, "behind");
     head->getTerminator()->eraseFromParent();
     b_.SetInsertPoint(head);
@@ -94,16 +106,41 @@ private:
 
   Value *count_argument() { return f_.getArg(main_ ? 2 : 1); }
   Value *count_cell() { return b_.CreateIntToPtr(count_argument(), b_.getPtrTy()); }
+  /// Where failed calls count, the count of one run of a function changes: it is a variable, or the cell.
+  Value *count_variable() {
+    if (in_.plan.count_cell)
+      return count_cell();
+    for (Instruction &i : f_.getEntryBlock())
+      if (i.hasMetadata("ujit.count"))
+        return &i;
+    IRBuilder<> b(&f_.getEntryBlock(), f_.getEntryBlock().begin());
+    AllocaInst *variable = b.CreateAlloca(b.getInt64Ty());
+    variable->setMetadata("ujit.count", MDNode::get(f_.getContext(), {}));
+    b.CreateAlignedStore(count_argument(), variable, Align(8));
+    return variable;
+  }
+  bool count_in_memory() const { return in_.plan.count_cell || (in_.plan.count_failed && counted_); }
   Value *count() {
-    return in_.plan.count_cell ? (Value *)b_.CreateAlignedLoad(b_.getInt64Ty(), count_cell(), Align(8))
-                               : count_argument();
+    return count_in_memory() ? (Value *)b_.CreateAlignedLoad(b_.getInt64Ty(), count_variable(), Align(8))
+                             : count_argument();
+  }
+  /// The slot is empty: the call has failed.
+  BasicBlock *failed() {
+    if (!in_.plan.count_failed || !counted_)
+      return behind_;
+    BasicBlock *bb = block("failed");
+    IRBuilder<>::InsertPointGuard guard(b_);
+    b_.SetInsertPoint(bb);
+    b_.CreateAlignedStore(b_.CreateAdd(count(), b_.getInt64(1)), count_variable(), Align(8));
+    b_.CreateBr(behind_);
+    return bb;
   }
   /// The count argument of a committed call.
   Value *next_count() {
     if (!counted_)
       return in_.plan.count_cell ? count_argument() : PoisonValue::get(b_.getInt64Ty());
     if (!in_.plan.count_cell)
-      return b_.CreateAdd(count_argument(), b_.getInt64(1));
+      return b_.CreateAdd(count(), b_.getInt64(1));
     b_.CreateAlignedStore(b_.CreateAdd(count(), b_.getInt64(1)), count_cell(), Align(8));
     return count_argument();
   }
@@ -112,24 +149,30 @@ private:
 
   void end_frame() {
     for (Instruction &i : f_.getEntryBlock())
-      if (auto *a = dyn_cast<AllocaInst>(&i))
+      if (auto *a = dyn_cast<AllocaInst>(&i); a && !a->hasMetadata("ujit.count"))
         b_.CreateLifetimeEnd(a, b_.getInt64(*a->getAllocationSize(f_.getDataLayout())));
   }
 
-  void call_and_return(Value *callee, bool inlined) {
+  /// `whole_result`: the callee returns 64 bits, for callers in subprograms, where this program returns 32.
+  void call_and_return(Value *callee, bool inlined, bool whole_result = false) {
     Value *instance = f_.getArg(main_ ? 1 : 0);
     Value *next = next_count();
-    auto *type = FunctionType::get(b_.getInt64Ty(), {b_.getPtrTy(), b_.getPtrTy(), b_.getInt64Ty()}, false);
     if (main_)
       end_frame();
-    CallInst *call = b_.CreateCall(type, callee, {marker_->getArgOperand(0), instance, next});
+    SmallVector<Value *, 4> arguments{marker_->getArgOperand(0), instance, next};
+    if (in_.leave) // what is called from a subprogram never leaves
+      arguments.push_back(main_ ? (Value *)f_.getArg(3) : PoisonValue::get(b_.getPtrTy()));
+    CallInst *call = b_.CreateCall(program_type(f_.getContext(), in_.leave != nullptr), callee, arguments);
     call->setCallingConv(CallingConv::PreserveNone);
     call->addFnAttr(Attribute::NoUnwind);
-    if (main_)
-      call->setTailCallKind(CallInst::TCK_MustTail);
     if (inlined)
       mark_for_inlining(*call);
-    b_.CreateRet(call);
+    if (main_ && !whole_result) {
+      call->setTailCallKind(CallInst::TCK_MustTail);
+      b_.CreateRet(call);
+    } else {
+      b_.CreateRet(whole_result ? b_.CreateAnd(call, 0xffffffff) : (Value *)call);
+    }
   }
 
   Function *function_for(ProgId to, bool inlined) {
@@ -137,9 +180,8 @@ private:
     std::string name = inlined ? "ujit.body." + target.name : program_symbol(target);
     if (Function *f = f_.getParent()->getFunction(name))
       return f;
-    Function *f = Function::Create(
-        FunctionType::get(b_.getInt64Ty(), {b_.getPtrTy(), b_.getPtrTy(), b_.getInt64Ty()}, false),
-        GlobalValue::ExternalLinkage, name, f_.getParent());
+    Function *f = Function::Create(program_type(f_.getContext(), in_.leave != nullptr),
+                                   GlobalValue::ExternalLinkage, name, f_.getParent());
     f->setVisibility(GlobalValue::HiddenVisibility);
     f->setCallingConv(CallingConv::PreserveNone);
     return f;
@@ -154,11 +196,68 @@ private:
     bb = block("commit");
     IRBuilder<>::InsertPointGuard guard(b_);
     b_.SetInsertPoint(bb);
-    call_and_return(function_for(*alternative.edge.to, inlined), inlined);
+    const bool whole_result = in_.leave && main_ &&
+                              in_.leave->whole_result[ujit::index(*alternative.edge.to)] &&
+                              !in_.leave->whole_result[ujit::index(program_)];
+    call_and_return(function_for(*alternative.edge.to, inlined), inlined, whole_result);
     return bb;
   }
 
   // --- leaving ---
+
+  /// The call of whatever the slot holds.
+  void leave_to(MapId m, Value *object) {
+    if (!in_.leave)
+      return call_and_return(b_.CreateAlignedLoad(b_.getPtrTy(), object, Align(8)), false);
+    const uint64_t code = uint64_t(1) << 63 | uint64_t(in_.leave->number_of(m)) << 48;
+    Value *here = b_.getInt64(code);
+    if (!saved_)
+      save_state();
+    code_->addIncoming(here, b_.GetInsertBlock());
+    b_.CreateBr(saved_);
+  }
+
+  /// Out of the image: what is alive behind the call goes into the frame, the stub makes the call.
+  void save_state() {
+    saved_ = block("save");
+    IRBuilder<>::InsertPointGuard guard(b_);
+    b_.SetInsertPoint(saved_);
+    code_ = b_.CreatePHI(b_.getInt64Ty(), 2);
+    Value *frame = f_.getArg(3);
+    auto field = [&](uint64_t offset) { return b_.CreateConstGEP1_64(b_.getInt8Ty(), frame, offset); };
+    if (std::optional<OperandBundleUse> live = marker_->getOperandBundle(live_bundle))
+      for (size_t i = 0; i + 1 < live->Inputs.size(); i += 2) {
+        const uint64_t offset = cast<ConstantInt>(live->Inputs[i])->getZExtValue();
+        b_.CreateAlignedStore(sink(live->Inputs[i + 1]), field(offset), Align(1));
+      }
+    if (counted_) {
+      Value *count = this->count();
+      if (in_.plan.count_failed) // it will have failed when it comes back
+        count = b_.CreateAdd(count, b_.getInt64(1));
+      b_.CreateAlignedStore(b_.CreateTrunc(count, b_.getInt32Ty()), field(leave_count_offset), Align(4));
+    }
+    const uint64_t point = uint64_t(in_.leave->point_of(program_, insn_)) << 32;
+    Value *code = b_.CreateOr(code_, b_.CreateOr(b_.CreateZExt(index_, b_.getInt64Ty()), point));
+    b_.CreateRet(code);
+  }
+
+  /// A load of stack bytes that only the saving needs is done there; nothing in between writes memory.
+  Value *sink(Value *v) {
+    auto *i = dyn_cast<Instruction>(v);
+    if (!i || i->getParent() != head_ || !i->hasNUses(1) || !(isa<FreezeInst>(i) || isa<LoadInst>(i)))
+      return v;
+    if (auto *load = dyn_cast<LoadInst>(i)) {
+      if (!load->isSimple())
+        return v;
+      for (const Instruction *n = i->getNextNode(); n; n = n->getNextNode())
+        if (n->mayWriteToMemory() && !(isa<LoadInst>(n) && cast<LoadInst>(n)->isVolatile()))
+          return v;
+    } else {
+      sink(i->getOperand(0));
+    }
+    i->moveBefore(*saved_, b_.GetInsertPoint());
+    return i;
+  }
 
   /// The call as the kernel makes it: range, slot, count, indirect jump.
   void leave_through(MapId m) {
@@ -167,9 +266,9 @@ private:
     b_.CreateCondBr(b_.CreateICmpULT(index_, b_.getInt32(map.max_entries)), in_range, behind_);
     b_.SetInsertPoint(in_range);
     Value *object = load_slot(m, index_);
-    b_.CreateCondBr(b_.CreateIsNull(object), behind_, filled);
+    b_.CreateCondBr(b_.CreateIsNull(object), failed(), filled);
     b_.SetInsertPoint(filled);
-    call_and_return(b_.CreateAlignedLoad(b_.getPtrTy(), object, Align(8)), false);
+    leave_to(m, object);
   }
 
   std::vector<MapId> maps_of_site() {
@@ -213,7 +312,9 @@ private:
 
   Error alternative(const PlannedEdge &a) {
     switch (a.treatment) {
-    case Treatment::fall_through: b_.CreateBr(behind_); return Error::success();
+    case Treatment::fall_through:
+      b_.CreateBr(a.edge.slot < in_.pipeline[a.edge.map].max_entries ? failed() : behind_);
+      return Error::success();
     case Treatment::leave: return leave();
     case Treatment::direct:
     case Treatment::inlined:
@@ -291,9 +392,9 @@ private:
       // Nobody that we know: empty, or a program that came later. The slot that was compared is the one
       // called.
       BasicBlock *filled = block("filled");
-      b_.CreateCondBr(b_.CreateIsNull(object), behind_, filled);
+      b_.CreateCondBr(b_.CreateIsNull(object), failed(), filled);
       b_.SetInsertPoint(filled);
-      call_and_return(b_.CreateAlignedLoad(b_.getPtrTy(), object, Align(8)), false);
+      leave_to(maps[i], object);
       if (!next_map)
         return Error::success();
       b_.SetInsertPoint(next_map);
@@ -319,12 +420,14 @@ private:
 
   const FuseInput &in_;
   ProgId program_;
-  bool chain_, main_, counted_ = false;
+  CopyKind kind_;
+  bool main_, counted_ = false;
   Function &f_;
   CallInst *marker_;
   IRBuilder<> b_;
   Value *map_, *index_;
-  BasicBlock *behind_ = nullptr, *leave_ = nullptr;
+  BasicBlock *head_ = nullptr, *behind_ = nullptr, *leave_ = nullptr, *saved_ = nullptr;
+  PHINode *code_ = nullptr;
   PlannedSite plan_;
   const TailCallSite *site_summary_ = nullptr;
   uint32_t insn_ = 0;
@@ -333,7 +436,7 @@ private:
 
 } // namespace
 
-Error expand_tail_calls(const FuseInput &input, ProgId p, bool chain, bool main, Function &f) {
+Error expand_tail_calls(const FuseInput &input, ProgId p, CopyKind kind, bool main, Function &f) {
   std::vector<CallInst *> markers;
   for (BasicBlock &b : f)
     for (Instruction &i : b)
@@ -341,7 +444,9 @@ Error expand_tail_calls(const FuseInput &input, ProgId p, bool chain, bool main,
           c && c->getCalledFunction() && c->getCalledFunction()->getName() == "ujit.tail_call")
         markers.push_back(c);
   for (CallInst *m : markers)
-    if (Error e = SiteExpander(input, p, chain || input.plan.mode == PlanOptions::chain, main, f, m).run())
+    if (Error e =
+            SiteExpander(input, p, input.plan.mode == PlanOptions::chain ? CopyKind::chain : kind, main, f, m)
+                .run())
       return e;
   return Error::success();
 }

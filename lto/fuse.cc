@@ -4,13 +4,17 @@
 #include "lto/fuse.h"
 
 #include "lto/expand.h"
+#include "translator/leave_state.h"
 #include "translator/lower.h"
 
 #include "llvm/Bitcode/BitcodeReader.h"
 #include "llvm/IR/DIBuilder.h"
 #include "llvm/IR/IRBuilder.h"
+#include "llvm/IR/MDBuilder.h"
 #include "llvm/Linker/Linker.h"
 #include "llvm/Transforms/Utils/Cloning.h"
+
+#include <map>
 
 namespace ujit {
 
@@ -19,7 +23,69 @@ using namespace llvm;
 std::string entry_symbol(const Program &program) { return "ujit.entry." + program.name; }
 std::string chain_symbol(const Program &program) { return "ujit.chain." + program.name; }
 
+FunctionType *program_type(LLVMContext &context, bool leaving) {
+  Type *ptr = PointerType::get(context, 0);
+  SmallVector<Type *, 4> types{ptr, ptr, Type::getInt64Ty(context)};
+  if (leaving)
+    types.push_back(ptr);
+  return FunctionType::get(Type::getInt64Ty(context), types, false);
+}
+
+/// Kernel target: bit 63 of what an entry returns means leaving, so results are 32 bits.
+static void cut_results(Function &f) {
+  for (BasicBlock &b : f)
+    if (auto *r = dyn_cast<ReturnInst>(b.getTerminator()))
+      r->setOperand(0, IRBuilder<>(r).CreateAnd(r->getReturnValue(), 0xffffffff));
+}
+
+static constexpr const char resume_function[] = "ujit-resume";
+
 static std::string template_symbol(const Program &program) { return "ujit.body." + program.name; }
+
+/// Expands the tail calls of a program's main function and of its subprograms, which are found by their
+/// calls.
+static Error expand_program(const FuseInput &input, ProgId p, CopyKind kind, Function &main) {
+  SmallVector<Function *> work{&main};
+  SmallPtrSet<Function *, 8> seen{&main};
+  while (!work.empty()) {
+    Function *f = work.pop_back_val();
+    for (BasicBlock &b : *f)
+      for (Instruction &i : b)
+        if (auto *c = dyn_cast<CallInst>(&i))
+          if (Function *callee = c->getCalledFunction();
+              callee && !callee->isDeclaration() && callee->getCallingConv() != CallingConv::PreserveNone &&
+              seen.insert(callee).second)
+            work.push_back(callee);
+    if (Error e = expand_tail_calls(input, p, kind, f == &main, *f))
+      return e;
+  }
+  return Error::success();
+}
+
+/// What programs get for a count: the number, or the cell that holds it.
+static Value *count_argument(const FuseInput &input, IRBuilder<> &b, Value *count) {
+  if (!input.plan.count_cell)
+    return count;
+  Value *cell = b.CreateAlloca(b.getInt64Ty());
+  b.CreateStore(count, cell);
+  return b.CreatePtrToInt(cell, b.getInt64Ty());
+}
+
+static void drop_unused(Module &module) {
+  for (bool again = true; again;) {
+    again = false;
+    for (Function &f : make_early_inc_range(module))
+      if (f.use_empty() && (f.hasLocalLinkage() || f.isDeclaration())) {
+        f.eraseFromParent();
+        again = true;
+      }
+  }
+}
+
+static Expected<std::unique_ptr<Module>> parse(const std::vector<char> &bytes, const Program &program,
+                                               LLVMContext &context) {
+  return parseBitcodeFile(MemoryBufferRef(StringRef(bytes.data(), bytes.size()), program.name), context);
+}
 
 namespace {
 
@@ -47,7 +113,7 @@ public:
     for (Function *f : emitted)
       if (Error e = inline_planned(*f))
         return e;
-    drop_unused();
+    drop_unused(*module_);
     return std::move(module_);
   }
 
@@ -55,10 +121,8 @@ private:
   Error link_members() {
     Linker linker(*module_);
     for (ProgId p : partition_.members) {
-      const std::vector<char> &bytes = in_.bitcode[index(p)];
       Expected<std::unique_ptr<Module>> m =
-          parseBitcodeFile(MemoryBufferRef(StringRef(bytes.data(), bytes.size()), in_.pipeline[p].name),
-                           module_->getContext());
+          parse(in_.bitcode[index(p)], in_.pipeline[p], module_->getContext());
       if (!m)
         return m.takeError();
       // Bodies are templates; the functions made of them get the public names.
@@ -87,11 +151,14 @@ private:
         return e;
       chain.push_back({p, copy});
     }
-    for (ProgId p : partition_.members)
-      if (Error e = expand_program(p, false, *body(p)))
+    for (ProgId p : partition_.members) {
+      if (in_.leave && !in_.leave->whole_result[index(p)])
+        cut_results(*body(p));
+      if (Error e = expand_program(in_, p, CopyKind::fused, *body(p)))
         return e;
+    }
     for (auto &[p, copy] : chain)
-      if (Error e = expand_program(p, true, *copy))
+      if (Error e = expand_program(in_, p, CopyKind::chain, *copy))
         return e;
     for (ProgId p : partition_.functions) {
       if (!needs_function(p))
@@ -135,33 +202,13 @@ private:
     return Error::success();
   }
 
-  /// Expands the tail calls of a program's main function and of its subprograms, which are found by their
-  /// calls.
-  Error expand_program(ProgId p, bool chain, Function &main) {
-    SmallVector<Function *> work{&main};
-    SmallPtrSet<Function *, 8> seen{&main};
-    while (!work.empty()) {
-      Function *f = work.pop_back_val();
-      for (BasicBlock &b : *f)
-        for (Instruction &i : b)
-          if (auto *c = dyn_cast<CallInst>(&i))
-            if (Function *callee = c->getCalledFunction();
-                callee && !callee->isDeclaration() && callee->getCallingConv() != CallingConv::PreserveNone &&
-                seen.insert(callee).second)
-              work.push_back(callee);
-      if (Error e = expand_tail_calls(in_, p, chain, f == &main, *f))
-        return e;
-    }
-    return Error::success();
-  }
-
   /// The C function that the outside calls: the program is inlined into it and starts with a count of 0.
   Function *make_entry(ProgId p) {
     LLVMContext &c = module_->getContext();
     Function *target = body(p);
     IRBuilder<> b(c);
-    Function *f = Function::Create(FunctionType::get(b.getInt64Ty(), {b.getPtrTy(), b.getPtrTy()}, false),
-                                   GlobalValue::ExternalLinkage, entry_symbol(in_.pipeline[p]), *module_);
+    Function *f = Function::Create(entry_type(c), GlobalValue::ExternalLinkage, entry_symbol(in_.pipeline[p]),
+                                   *module_);
     f->copyAttributesFrom(target);
     f->setCallingConv(CallingConv::C);
     f->setLinkage(GlobalValue::ExternalLinkage);
@@ -174,20 +221,45 @@ private:
       f->setSubprogram(own);
       b.SetCurrentDebugLocation(DILocation::get(c, 1, 0, own));
     }
-    Value *count = b.getInt64(0);
-    if (in_.plan.count_cell) {
-      Value *cell = b.CreateAlloca(b.getInt64Ty());
-      b.CreateStore(count, cell);
-      count = b.CreatePtrToInt(cell, b.getInt64Ty());
-    }
+    Value *count = count_argument(in_, b, b.getInt64(0));
+    if (in_.leave && !in_.leave->points.empty())
+      enter_behind(b, *f);
     Function *callee =
         in_.plan.mode == PlanOptions::chain ? module_->getFunction(program_symbol(in_.pipeline[p])) : target;
-    CallInst *call = b.CreateCall(callee, {f->getArg(0), f->getArg(1), count});
+    SmallVector<Value *, 4> arguments{f->getArg(0), f->getArg(1), count};
+    if (in_.leave)
+      arguments.push_back(f->getArg(3));
+    CallInst *call = b.CreateCall(callee, arguments);
     call->setCallingConv(CallingConv::PreserveNone);
     if (in_.plan.mode != PlanOptions::chain)
       mark_for_inlining(*call);
-    b.CreateRet(call);
+    const bool cut = in_.leave && in_.leave->whole_result[index(p)];
+    b.CreateRet(cut ? b.CreateAnd(call, 0xffffffff) : (Value *)call);
     return f;
+  }
+
+  /// Kernel target: a resume point and the leave frame come too.
+  FunctionType *entry_type(LLVMContext &c) const {
+    Type *ptr = PointerType::get(c, 0);
+    SmallVector<Type *, 4> types{ptr, ptr};
+    if (in_.leave)
+      types.append({Type::getInt32Ty(c), ptr});
+    return FunctionType::get(Type::getInt64Ty(c), types, false);
+  }
+
+  /// Not from the start: the rare way in.
+  void enter_behind(IRBuilder<> &b, Function &f) {
+    LLVMContext &c = f.getContext();
+    BasicBlock *behind = BasicBlock::Create(c, "behind", &f), *start = BasicBlock::Create(c, "start", &f);
+    b.CreateCondBr(b.CreateIsNull(f.getArg(2)), start, behind, MDBuilder(c).createBranchWeights(2000, 1));
+    b.SetInsertPoint(behind);
+    FunctionCallee resume = module_->getOrInsertFunction(resume_function, f.getFunctionType());
+    cast<Function>(resume.getCallee())->setVisibility(GlobalValue::HiddenVisibility);
+    CallInst *call = b.CreateCall(resume, {f.getArg(0), f.getArg(1), f.getArg(2), f.getArg(3)});
+    call->addFnAttr(Attribute::NoUnwind);
+    call->setTailCall();
+    b.CreateRet(call);
+    b.SetInsertPoint(start);
   }
 
   Error inline_planned(Function &root) {
@@ -213,23 +285,62 @@ private:
     return Error::success();
   }
 
-  void drop_unused() {
-    for (bool again = true; again;) {
-      again = false;
-      for (Function &f : make_early_inc_range(*module_))
-        if (f.use_empty() && (f.hasLocalLinkage() || f.isDeclaration())) {
-          f.eraseFromParent();
-          again = true;
-        }
-    }
-  }
-
   const FuseInput &in_;
   const Partition &partition_;
   std::unique_ptr<Module> module_;
 };
 
 } // namespace
+
+Error fuse_resumed(const FuseInput &input, ProgId p, Module &module) {
+  Function &f = *module.getFunction(resume_symbol(input.pipeline[p]));
+  if (!input.leave->whole_result[index(p)])
+    cut_results(f);
+  if (Error e = expand_program(input, p, CopyKind::resumed, f))
+    return e;
+  drop_unused(module);
+  return Error::success();
+}
+
+std::unique_ptr<Module> make_resume_dispatcher(const FuseInput &input, LLVMContext &context) {
+  auto module = std::make_unique<Module>("resume", context);
+  set_target(*module);
+  IRBuilder<> b(context);
+  Type *ptr = b.getPtrTy();
+  Function *f = Function::Create(FunctionType::get(b.getInt64Ty(), {ptr, ptr, b.getInt32Ty(), ptr}, false),
+                                 GlobalValue::ExternalLinkage, resume_function, *module);
+  f->setVisibility(GlobalValue::HiddenVisibility);
+  add_code_attributes(*f);
+  f->addFnAttr(Attribute::Cold);
+  b.SetInsertPoint(BasicBlock::Create(context, "entry", f));
+  Value *frame = f->getArg(3);
+  auto field = [&](uint32_t offset) { return b.CreateConstGEP1_64(b.getInt8Ty(), frame, offset); };
+  b.CreateAlignedStore(f->getArg(2), field(leave_point_offset), Align(4));
+  Value *count = b.CreateAlignedLoad(b.getInt32Ty(), field(leave_count_offset), Align(4));
+  count = count_argument(input, b, b.CreateZExt(count, b.getInt64Ty()));
+  BasicBlock *unknown = BasicBlock::Create(context, "unknown", f);
+  SwitchInst *choice = b.CreateSwitch(f->getArg(2), unknown);
+  b.SetInsertPoint(unknown);
+  b.CreateRet(b.getInt64(0)); // no leave names such a point
+  std::map<ProgId, BasicBlock *> blocks;
+  for (uint32_t i = 0; i < input.leave->points.size(); ++i) {
+    const ProgId p = input.leave->points[i].program;
+    BasicBlock *&bb = blocks[p];
+    if (!bb) {
+      bb = BasicBlock::Create(context, "program", f);
+      b.SetInsertPoint(bb);
+      FunctionCallee resume =
+          module->getOrInsertFunction(resume_symbol(input.pipeline[p]), program_type(context, true));
+      cast<Function>(resume.getCallee())->setVisibility(GlobalValue::HiddenVisibility);
+      CallInst *call = b.CreateCall(resume, {f->getArg(0), f->getArg(1), count, frame});
+      call->setCallingConv(CallingConv::PreserveNone);
+      call->addFnAttr(Attribute::NoUnwind);
+      b.CreateRet(call);
+    }
+    choice->addCase(b.getInt32(i + 1), bb);
+  }
+  return module;
+}
 
 Expected<std::unique_ptr<Module>> fuse(const FuseInput &input, const Partition &partition,
                                        LLVMContext &context) {

@@ -3,6 +3,7 @@
 // left open become loads from the instance.
 #pragma once
 
+#include "graph/leave_plan.h"
 #include "graph/plan.h"
 #include "translator/instance.h"
 
@@ -19,8 +20,12 @@ struct FuseInput {
   const InstanceLayout &layout;
   /// Simplified bitcode by ProgId; empty for dead programs.
   std::span<const std::vector<char>> bitcode;
-  std::vector<bool> called; ///< by ProgId: some site calls its out-of-line function
+  std::vector<bool> called;         ///< by ProgId: some site calls its out-of-line function
+  const LeavePlan *leave = nullptr; ///< kernel target
 };
+
+/// Type of programs with the tail-call convention; `leaving`: with a leave frame.
+llvm::FunctionType *program_type(llvm::LLVMContext &context, bool leaving);
 
 /// Symbols of the image (docs/design.md, "The tail-call convention").
 std::string entry_symbol(const Program &program);
@@ -29,6 +34,13 @@ std::string chain_symbol(const Program &program);
 /// Links, expands and inlines; nothing is optimised yet. Errors: a site that cannot be expanded.
 Expected<std::unique_ptr<llvm::Module>> fuse(const FuseInput &input, const Partition &partition,
                                              llvm::LLVMContext &context);
+
+/// Expands the tail calls of a resume function, which `module` holds. Errors: a site that cannot be expanded.
+Error fuse_resumed(const FuseInput &input, ProgId program, llvm::Module &module);
+
+/// What entries call to go on behind a tail call that failed: restores the count and finds the resume
+/// function.
+std::unique_ptr<llvm::Module> make_resume_dispatcher(const FuseInput &input, llvm::LLVMContext &context);
 
 /// Replaces the instance symbols by loads; afterwards only helpers and other partitions' functions are
 /// undefined.

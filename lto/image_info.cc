@@ -96,6 +96,22 @@ std::string print_image_info(const ImageInfo &info) {
       for (const std::string &h : info.helpers)
         out.value(json::fixUTF8(h));
     });
+    if (info.leave)
+      out.attributeObject("leave", [&] {
+        out.attribute("frame_bytes", info.leave->frame_bytes);
+        out.attributeArray("prog_arrays", [&] {
+          for (const std::string &name : info.leave->prog_arrays)
+            out.value(json::fixUTF8(name));
+        });
+        out.attributeArray("points", [&] {
+          for (const ImageLeave::Point &p : info.leave->points)
+            out.object([&] {
+              string("program", p.program);
+              out.attribute("insn", p.insn);
+              out.attribute("frame_bytes", p.frame_bytes);
+            });
+        });
+      });
   });
   return text;
 }
@@ -121,6 +137,9 @@ public:
     report(key, "expected a string");
     return {};
   }
+
+  /// The value of a field that may be missing, or null.
+  const json::Value *optional(StringRef key) { return object_ && object_->get(key) ? take(key) : nullptr; }
 
   uint32_t u32(StringRef key) {
     const json::Value *v = take(key);
@@ -219,6 +238,8 @@ public:
       else
         info.helpers.push_back(s->str());
     });
+    if (const json::Value *v = f.optional("leave"))
+      info.leave = leave(*v, "leave.");
     f.done();
     check_names(info, f);
     if (!problem_.empty())
@@ -235,6 +256,18 @@ private:
     for (const ImageEntry &e : info.entries)
       if (!programs.contains(e.program))
         f.report("entries", formatv("program {0} is not in the image", e.program).str());
+    if (!info.leave)
+      return;
+    for (const ImageLeave::Point &p : info.leave->points) {
+      auto program = std::ranges::find(info.programs, p.program, &ImageProgram::name);
+      if (program == info.programs.end() || p.insn >= program->insns)
+        f.report("leave", formatv("{0} has no instruction {1}", p.program, p.insn).str());
+    }
+    for (const std::string &name : info.leave->prog_arrays)
+      if (std::ranges::none_of(info.instance, [&](const ImageSlot &s) {
+            return s.slot.kind == InstanceSlot::map && s.name == name;
+          }))
+        f.report("leave", formatv("prog array {0} is not in the instance", name).str());
   }
 
   ImageEntry entry(const json::Value &value, std::string path) {
@@ -247,6 +280,40 @@ private:
       f.report("symbol", "an entry needs one");
     f.done();
     return e;
+  }
+
+  ImageLeave leave(const json::Value &value, std::string path) {
+    constexpr uint32_t stack = 512;
+    Fields f(value, path, problem_);
+    ImageLeave l;
+    auto frame = [&](Fields &from) {
+      const uint32_t bytes = from.u32("frame_bytes");
+      if (bytes > stack || bytes % 8 != 0)
+        from.report("frame_bytes", "expected a multiple of 8, at most 512");
+      return bytes;
+    };
+    l.frame_bytes = frame(f);
+    f.array("prog_arrays", [&](auto &v, std::string at) {
+      if (auto s = v.getAsString(); s && l.prog_arrays.size() < 0x7fff)
+        l.prog_arrays.push_back(s->str());
+      else
+        f.report("prog_arrays", "expected at most 32767 names");
+    });
+    f.array("points", [&](auto &v, std::string at) {
+      Fields p(v, at + ".", problem_);
+      ImageLeave::Point point;
+      point.program = p.string("program");
+      point.insn = p.u32("insn");
+      point.frame_bytes = frame(p);
+      if (point.frame_bytes < 8 || point.frame_bytes > l.frame_bytes)
+        p.report("frame_bytes", "smaller than a frame can be, or larger than the largest");
+      p.done();
+      l.points.push_back(std::move(point));
+      if (l.points.size() > 0xffff)
+        f.report("points", "more than 65535");
+    });
+    f.done();
+    return l;
   }
 
   ImageProgram program(const json::Value &value, std::string path) {

@@ -7,10 +7,12 @@
 #include "lto/digest.h"
 #include "lto/fuse.h"
 #include "lto/image.h"
+#include "lto/kernel_code.h"
 #include "lto/optimise.h"
 #include "lto/summarise.h"
 #include "lto/test_hooks.h"
 #include "translator/helper.h"
+#include "translator/kernel.h"
 #include "translator/lower.h"
 
 #include "llvm/Bitcode/BitcodeReader.h"
@@ -173,6 +175,9 @@ private:
     // Beyond this point there is machine code, one object a partition.
     if (Error e = generate())
       return e;
+    // And code that goes on behind tail calls which left the image and failed.
+    if (Error e = generate_resumed())
+      return e;
     // And now one object in all.
     return write();
   }
@@ -181,11 +186,19 @@ private:
     return std::find(options_.disabled.begin(), options_.disabled.end(), name) == options_.disabled.end();
   }
 
+  bool for_kernel() const { return options_.target == LinkTarget::kernel; }
+
+  Expected<TargetMachine *> machine(Effort effort) const {
+    return thread_target_machine(options_.cpu, effort, for_kernel() ? &options_.kernel_code : nullptr);
+  }
+
   Error check_options() {
+    if (for_kernel() && options_.plan.mode == PlanOptions::chain)
+      return input_error("the kernel target has no chain mode: the originals are the chain").error();
     for (const std::string &d : options_.disabled)
       if (std::none_of(std::begin(names), std::end(names), [&](auto &n) { return n.name == d; }))
         return input_error("there is no optimisation named '" + d + "'").error();
-    return thread_target_machine(options_.cpu, Effort::full).takeError();
+    return machine(Effort::full).takeError();
   }
 
   Error save(const Module &module, const Twine &name) {
@@ -202,17 +215,24 @@ private:
 
   // --- one program at a time ---
 
-  Error translate_programs() {
-    units_.resize(pipeline_.programs.size());
-    for (const Program &p : pipeline_.programs)
-      result_.stats.bytecode_insns += p.insns.size();
+  TranslateOptions translate_options() const {
     TranslateOptions options;
     options.debug_info = options_.debug_info;
-    options.scratch = options_.scratch;
+    if (!for_kernel()) // there, what a manifest says of other users of a map decides nothing
+      options.scratch = options_.scratch;
+    options.leaving = for_kernel();
     options.alias_domains = enabled("alias-domains");
     options.helper_effects = enabled("helper-effects");
     options.inline_lookups = enabled("inline-lookups");
     options.fold_config = enabled("fold-config");
+    return options;
+  }
+
+  Error translate_programs() {
+    units_.resize(pipeline_.programs.size());
+    for (const Program &p : pipeline_.programs)
+      result_.stats.bytecode_insns += p.insns.size();
+    const TranslateOptions options = translate_options();
     std::vector<uint64_t> sizes;
     for (const Program &p : pipeline_.programs)
       sizes.push_back(p.insns.size());
@@ -230,7 +250,7 @@ private:
       forget_effects(**module, options_.opaque_helpers);
       if (Error e = save(**module, name + ".0-translated"))
         return e;
-      auto tm = thread_target_machine(options_.cpu, Effort::full);
+      auto tm = machine(Effort::full);
       if (!tm)
         return tm.takeError();
       simplify_program(**module, **tm);
@@ -270,7 +290,7 @@ private:
       Expected<std::unique_ptr<Module>> module = parseBitcodeFile(MemoryBufferRef(bytes, ""), context);
       if (!module)
         return module.takeError();
-      auto tm = thread_target_machine(options_.cpu, Effort::full);
+      auto tm = machine(Effort::full);
       if (!tm)
         return tm.takeError();
       summarise_state(pipeline_, **module, **tm, slots, units_[i].summary);
@@ -286,6 +306,14 @@ private:
         options.inline_single_caller = false;
       if (!enabled("clone"))
         options.clone_limit_ir = 0;
+      if (for_kernel()) {
+        options.target_left_is_supported = true;
+        options.leave_from_subprogram = false;
+        options.count_across_leave = false; // the kernel counts what the stub calls
+        if (options.leave_frame_limit == 0 || options.leave_frame_limit > largest_leave_frame)
+          options.leave_frame_limit = largest_leave_frame;
+        options.count_failed |= pipeline_.kernel && pipeline_.kernel->counts_failed_tail_calls;
+      }
       Expected<LinkPlan> plan = make_plan(result_.graph, options);
       if (!plan)
         return plan.takeError();
@@ -293,22 +321,114 @@ private:
       if (test_hooks.planned)
         test_hooks.planned(result_.plan);
       result_.stats.partitions = uint32_t(result_.plan.partitions.size());
+      if (!for_kernel())
+        return Error::success();
+      Expected<LeavePlan> leave = plan_leaving(result_.graph, result_.plan);
+      if (!leave)
+        return leave.takeError();
+      result_.leave = std::move(*leave);
+      result_.for_kernel = true;
       return Error::success();
     });
   }
 
   // --- one partition at a time ---
 
+  FuseInput fuse_input(std::span<const std::vector<char>> bitcode) const {
+    return {pipeline_,
+            result_.graph,
+            result_.plan,
+            layout_,
+            bitcode,
+            called_functions(result_.plan),
+            for_kernel() ? &result_.leave : nullptr};
+  }
+
+  /// From fused IR to an object.
+  Error finish(Module &module, TargetMachine &tm, const PassOptions &passes, const Twine &name, uint64_t &ir,
+               std::vector<uint8_t> &object) {
+    if (Error e = save(module, name + ".2-fused"))
+      return e;
+    optimise_fused(module, tm, passes);
+    if (Error e = save(module, name + ".3-optimised"))
+      return e;
+    bind_instance(module, layout_);
+    clean_up(module, tm);
+    if (for_kernel())
+      prepare_kernel_code(module, options_.kernel_code);
+    if (Error e = save(module, name + ".4-bound"))
+      return e;
+    ir = count_instructions(module);
+    Expected<std::vector<uint8_t>> bytes = generate_code(module, tm);
+    if (!bytes)
+      return bytes.takeError();
+    object = std::move(*bytes);
+    return Error::success();
+  }
+
+  /// The resume functions lie behind all other code.
+  Error generate_resumed() {
+    const std::vector<ProgId> &programs = result_.leave.resumed;
+    if (programs.empty())
+      return Error::success();
+    const FuseInput input = fuse_input({});
+    const size_t first = objects_.size();
+    objects_.resize(first + programs.size() + 1);
+    std::vector<uint64_t> ir(programs.size() + 1), costs;
+    for (ProgId p : programs)
+      costs.push_back(pipeline_[p].insns.size());
+    costs.push_back(0);
+    const PassOptions passes{.forward_state = false};
+    Error e = parallel("resume", costs, [&](size_t i) -> Error {
+      LLVMContext context;
+      context.setDiscardValueNames(options_.save_temps.empty());
+      context.setOptPassGate(gate_);
+      std::unique_ptr<Module> module;
+      std::string name = "resume";
+      if (i == programs.size()) {
+        module = make_resume_dispatcher(input, context);
+      } else {
+        Expected<std::unique_ptr<Module>> resumed = translate_resumed(programs[i], input, context);
+        if (!resumed)
+          return resumed.takeError();
+        module = std::move(*resumed);
+        name = pipeline_[programs[i]].name + ".resume";
+      }
+      Effort effort = Effort::reduced;
+      for (const Function &f : *module)
+        effort = std::max(effort, effort_for(f));
+      auto tm = machine(effort);
+      if (!tm)
+        return tm.takeError();
+      return finish(*module, **tm, passes, name, ir[i], objects_[first + i]);
+    });
+    for (uint64_t n : ir)
+      result_.stats.ir_insns += n;
+    return e;
+  }
+
+  /// Kept as bitcode by nobody: it is made and used in one task.
+  Expected<std::unique_ptr<Module>> translate_resumed(ProgId p, const FuseInput &input,
+                                                      LLVMContext &context) {
+    TranslateOptions options = translate_options();
+    for (uint32_t i = 0; i < result_.leave.points.size(); ++i)
+      if (result_.leave.points[i].program == p)
+        options.resume.push_back({i + 1, result_.leave.points[i].insn});
+    Expected<std::unique_ptr<Module>> module = translate(pipeline_, p, context, options);
+    if (!module)
+      return module.takeError();
+    auto tm = machine(Effort::reduced);
+    if (!tm)
+      return tm.takeError();
+    simplify_program(**module, **tm);
+    if (Error e = fuse_resumed(input, p, **module))
+      return e;
+    return module;
+  }
+
   Error generate() {
     const LinkPlan &plan = result_.plan;
-    FuseInput input{pipeline_, result_.graph, plan,
-                    layout_,   bitcode_,      std::vector<bool>(pipeline_.programs.size())};
-    for (const PlannedSite &site : plan.sites)
-      for (const PlannedEdge &a : site.alternatives)
-        if (a.treatment == Treatment::direct)
-          input.called[index(*a.edge.to)] = true;
-    if (plan.mode == PlanOptions::chain)
-      input.called.assign(pipeline_.programs.size(), true);
+    const FuseInput input = fuse_input(bitcode_);
 
     objects_.assign(plan.partitions.size(), {});
     std::vector<uint64_t> ir(objects_.size());
@@ -324,26 +444,12 @@ private:
       Expected<std::unique_ptr<Module>> module = fuse(input, plan.partitions[i], context);
       if (!module)
         return module.takeError();
-      if (Error e = save(**module, "partition" + Twine(i) + ".2-fused"))
-        return e;
       for (const Function &f : **module)
         efforts[i] = std::max(efforts[i], effort_for(f));
-      auto tm = thread_target_machine(options_.cpu, efforts[i]);
+      auto tm = machine(efforts[i]);
       if (!tm)
         return tm.takeError();
-      optimise_fused(**module, **tm, passes);
-      if (Error e = save(**module, "partition" + Twine(i) + ".3-optimised"))
-        return e;
-      bind_instance(**module, layout_);
-      clean_up(**module, **tm);
-      if (Error e = save(**module, "partition" + Twine(i) + ".4-bound"))
-        return e;
-      ir[i] = count_instructions(**module);
-      Expected<std::vector<uint8_t>> object = generate_code(**module, **tm);
-      if (!object)
-        return object.takeError();
-      objects_[i] = std::move(*object);
-      return Error::success();
+      return finish(**module, **tm, passes, "partition" + Twine(i), ir[i], objects_[i]);
     });
     for (size_t i = 0; i < objects_.size(); ++i) {
       result_.stats.ir_insns += ir[i];
@@ -364,8 +470,10 @@ private:
     info.target = "x86_64-unknown-linux-gnu " + (cpu ? cpu->name + " " + cpu->features : std::string());
     if (!cpu)
       consumeError(cpu.takeError());
-    info.form = "object";
-    std::set<std::string> helpers{"ujit_load_packet", "ujit_call_helper"};
+    info.form = pipeline_.kernel ? "verified" : "object";
+    std::set<std::string> helpers;
+    if (!pipeline_.kernel)
+      helpers = {"ujit_load_packet", "ujit_call_helper"};
     for (const Program &p : pipeline_.programs) {
       ProgId id{uint32_t(&p - pipeline_.programs.data())};
       const PlannedProgram &planned = plan[id];
@@ -400,8 +508,36 @@ private:
             {pipeline_[site.from].name, a.edge.to ? pipeline_[*a.edge.to].name : "",
              pipeline_[a.edge.map].name, std::string(name_of(a.edge.kind)), std::string(name_of(a.treatment)),
              result_.graph.summaries[index(site.from)].sites[site.site].insn, int64_t(a.edge.slot)});
+    if (for_kernel())
+      describe_leaving(info, helpers);
     info.helpers.assign(helpers.begin(), helpers.end());
     return info;
+  }
+
+  void describe_leaving(ImageInfo &info, std::set<std::string> &symbols) const {
+    for (StringRef s : kernel_support())
+      symbols.insert(s.str());
+    for (const ImageProgram &p : info.programs)
+      for (const KernelCall &call : pipeline_[*pipeline_.find_program(p.name)].kernel_calls)
+        symbols.insert(call.symbol);
+    ImageLeave &leave = info.leave.emplace();
+    leave.frame_bytes = result_.leave.frame_bytes;
+    for (MapId m : result_.leave.prog_arrays)
+      leave.prog_arrays.push_back(pipeline_[m].name);
+    for (const LeavePlan::Point &p : result_.leave.points)
+      leave.points.push_back({pipeline_[p.program].name, p.insn, p.frame_bytes});
+  }
+
+  /// Only what is really used stays to be resolved at install.
+  Error check_for_kernel(const std::vector<uint8_t> &image, ImageInfo &info) {
+    Expected<std::vector<std::string>> undefined = check_kernel_image(image);
+    if (!undefined)
+      return undefined.takeError();
+    for (const std::string &s : *undefined)
+      if (is_invented(s))
+        result_.stats.notes.push_back("the code generator calls " + s);
+    info.helpers = std::move(*undefined);
+    return Error::success();
   }
 
   static uint32_t text_bytes(const std::vector<uint8_t> &image) {
@@ -430,6 +566,9 @@ private:
         return stack.takeError();
       result_.stats.max_stack_bytes = info.stack_bytes = *stack;
       result_.stats.code_bytes = info.code_bytes = text_bytes(*merged);
+      if (for_kernel())
+        if (Error e = check_for_kernel(*merged, info))
+          return e;
       Expected<std::vector<uint8_t>> image = write_image(objects_, info);
       if (!image)
         return image.takeError();
@@ -451,11 +590,39 @@ private:
 
 } // namespace
 
-Expected<LinkResult> link(const Pipeline &pipeline, const LinkOptions &options) {
+static Expected<LinkResult> link_once(const Pipeline &pipeline, const LinkOptions &options) {
   Expected<std::vector<LinkResult>> results = link_each(pipeline, options, {&options.plan, 1});
   if (!results)
     return results.takeError();
   return std::move(results->front());
+}
+
+/// What image and stub may need together.
+static bool fits_kernel_stack(const LinkResult &r) {
+  return r.stats.max_stack_bytes + stub_stack(r.leave.frame_bytes) <= kernel_stack_limit;
+}
+
+Expected<LinkResult> link(const Pipeline &pipeline, const LinkOptions &options) {
+  Expected<LinkResult> result = link_once(pipeline, options);
+  if (!result || options.target != LinkTarget::kernel || fits_kernel_stack(*result))
+    return result;
+  // Inlined programs share a frame, which holds what any of them needs; out of line, each has its own and
+  // they follow each other.
+  const uint32_t inlined = result->stats.max_stack_bytes;
+  LinkOptions flat = options;
+  flat.plan.inline_single_caller = false;
+  flat.plan.clone_limit_ir = 0;
+  result = link_once(pipeline, flat);
+  if (!result)
+    return result;
+  if (!fits_kernel_stack(*result))
+    return unsupported(formatv("{0} bytes of stack at most, and {1} for the stub: the limit is {2}",
+                               result->stats.max_stack_bytes, stub_stack(result->leave.frame_bytes),
+                               kernel_stack_limit))
+        .with_hint("leave out entries with deep subprograms, or leave some prog arrays unfused")
+        .error();
+  result->stats.notes.push_back(formatv("not inlined: {0} bytes of stack would be too many", inlined));
+  return result;
 }
 
 Expected<std::vector<LinkResult>> link_each(const Pipeline &pipeline, const LinkOptions &options,

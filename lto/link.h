@@ -2,7 +2,9 @@
 #pragma once
 
 #include "graph/call_graph.h"
+#include "graph/leave_plan.h"
 #include "graph/plan.h"
+#include "lto/kernel_code.h"
 #include "translator/instance.h"
 #include "translator/program.h"
 
@@ -13,8 +15,16 @@
 
 namespace ujit {
 
+/// Where the image runs.
+enum class LinkTarget : uint8_t {
+  embedded, ///< in a process: calls that leave jump through the slot
+  kernel,   ///< behind stubs (kernel-iface/linux/stub.h), which make the calls that leave
+};
+
 struct LinkOptions {
   std::string name = "pipeline";
+  LinkTarget target = LinkTarget::embedded;
+  KernelCodeOptions kernel_code; ///< for LinkTarget::kernel
   PlanOptions plan;
   std::vector<ProgArrayPolicy> policies;   ///< by MapId; missing ones are guarded
   std::vector<bool> scratch;               ///< by MapId: TranslateOptions::scratch
@@ -52,6 +62,8 @@ struct LinkResult {
   Image image;
   CallGraph graph;
   LinkPlan plan;
+  bool for_kernel = false; ///< LinkTarget::kernel
+  LeavePlan leave;         ///< empty unless for_kernel
   LinkStats stats;
 };
 
@@ -62,10 +74,12 @@ struct OptimisationName {
 std::span<const OptimisationName> optimisation_names();
 
 /// Translates, plans, fuses, optimises, generates. The same input gives the same bytes for any number of
-/// threads. Errors: all that were found, sorted by program and instruction.
+/// threads. For a kernel, an image that would need too much stack is linked again without inlining. Errors:
+/// all that were found, sorted by program and instruction.
 Expected<LinkResult> link(const Pipeline &pipeline, const LinkOptions &options);
 
-/// The same for several plans, from one translation: a chain and what is fused of it, for instance.
+/// The same for several plans instead of `options.plan`, from one translation: a chain and what is fused of
+/// it, for instance. No image is linked again for its stack.
 Expected<std::vector<LinkResult>> link_each(const Pipeline &pipeline, const LinkOptions &options,
                                             std::span<const PlanOptions> plans);
 

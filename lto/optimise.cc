@@ -23,6 +23,7 @@
 
 #include <map>
 #include <mutex>
+#include <tuple>
 
 namespace ujit {
 
@@ -38,6 +39,8 @@ constexpr size_t forward_limit = 4'000;
 Effort effort_for(const Function &f) {
   if (f.hasFnAttribute(huge_attribute))
     return Effort::minimal;
+  if (f.hasFnAttribute(Attribute::Cold))
+    return Effort::reduced;
   return f.getInstructionCount() <= full_limit ? Effort::full : Effort::reduced;
 }
 
@@ -76,7 +79,8 @@ Expected<TargetCpu> resolve_cpu(const std::string &cpu) {
   return result;
 }
 
-Expected<std::unique_ptr<TargetMachine>> make_target_machine(const std::string &cpu, Effort effort) {
+Expected<std::unique_ptr<TargetMachine>> make_target_machine(const std::string &cpu, Effort effort,
+                                                             const KernelCodeOptions *kernel) {
   initialise_llvm();
   Expected<TargetCpu> resolved = resolve_cpu(cpu);
   if (!resolved)
@@ -95,15 +99,19 @@ Expected<std::unique_ptr<TargetMachine>> make_target_machine(const std::string &
   options.EmitStackSizeSection = true;
   options.UniqueSectionNames = false;
   CodeGenOptLevel level = effort == Effort::minimal ? CodeGenOptLevel::None : CodeGenOptLevel::Default;
+  if (kernel)
+    resolved->features += kernel_features(*kernel);
   return std::unique_ptr<TargetMachine>(target->createTargetMachine(
-      triple, resolved->name, resolved->features, options, Reloc::PIC_, CodeModel::Small, level));
+      triple, resolved->name, resolved->features, options, kernel ? Reloc::Static : Reloc::PIC_,
+      kernel ? CodeModel::Kernel : CodeModel::Small, level));
 }
 
-Expected<TargetMachine *> thread_target_machine(const std::string &cpu, Effort effort) {
-  thread_local std::map<std::pair<std::string, Effort>, std::unique_ptr<TargetMachine>> made;
-  std::unique_ptr<TargetMachine> &tm = made[{cpu, effort}];
+Expected<TargetMachine *> thread_target_machine(const std::string &cpu, Effort effort,
+                                                const KernelCodeOptions *kernel) {
+  thread_local std::map<std::tuple<std::string, Effort, std::string>, std::unique_ptr<TargetMachine>> made;
+  std::unique_ptr<TargetMachine> &tm = made[{cpu, effort, kernel ? "kernel " + kernel_features(*kernel) : ""}];
   if (!tm) {
-    Expected<std::unique_ptr<TargetMachine>> fresh = make_target_machine(cpu, effort);
+    Expected<std::unique_ptr<TargetMachine>> fresh = make_target_machine(cpu, effort, kernel);
     if (!fresh)
       return fresh.takeError();
     tm = std::move(*fresh);

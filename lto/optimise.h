@@ -2,6 +2,8 @@
 // O2 takes twice the time for larger code (docs/design.md, "The ladder").
 #pragma once
 
+#include "lto/kernel_code.h"
+
 #include "llvm/IR/Module.h"
 #include "llvm/Target/TargetMachine.h"
 
@@ -18,13 +20,15 @@ Effort effort_for(const llvm::Function &function);
 /// Called once per process before any other function here; sets LLVM up. Thread-safe.
 void initialise_llvm();
 
-/// A target machine for the calling thread. `cpu`: "native" or an LLVM name. Errors: unknown CPU.
-llvm::Expected<std::unique_ptr<llvm::TargetMachine>> make_target_machine(const std::string &cpu,
-                                                                         Effort effort);
+/// A target machine for the calling thread. `cpu`: "native" or an LLVM name. `kernel`: for code that runs in
+/// a kernel, else position-independent code for a process. Errors: unknown CPU.
+llvm::Expected<std::unique_ptr<llvm::TargetMachine>>
+make_target_machine(const std::string &cpu, Effort effort, const KernelCodeOptions *kernel = nullptr);
 
 /// The same, kept for the thread: a machine knows nothing of what was compiled with it, and takes as long to
 /// make as a small program to compile.
-llvm::Expected<llvm::TargetMachine *> thread_target_machine(const std::string &cpu, Effort effort);
+llvm::Expected<llvm::TargetMachine *>
+thread_target_machine(const std::string &cpu, Effort effort, const KernelCodeOptions *kernel = nullptr);
 
 /// "native" resolved to the name and the allowed features of this machine, as LLVM spells them: integer
 /// extensions only, never vector or floating-point registers.

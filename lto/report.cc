@@ -62,6 +62,10 @@ LinkReport make_report(const Pipeline &pipeline, const LinkResult &result, const
   r.partitions = result.stats.partitions;
   r.stack_bytes = result.stats.max_stack_bytes;
   r.counted = result.plan.has_counter;
+  r.for_kernel = result.for_kernel;
+  r.leave_arrays = uint32_t(result.leave.prog_arrays.size());
+  r.leave_points = uint32_t(result.leave.points.size());
+  r.leave_frame_bytes = result.leave.frame_bytes;
   r.phases = result.stats.phases;
   r.notes = result.stats.notes;
   return r;
@@ -80,6 +84,9 @@ void print_report(const LinkReport &r, bool times, llvm::raw_ostream &os) {
                 r.code_bytes, 8 * r.bytecode_insns, ratio, r.partitions, r.partitions == 1 ? "" : "s");
   os << formatv("  stack       {0} bytes at most; tail-call count {1}\n", r.stack_bytes,
                 r.counted ? "kept" : "not needed");
+  if (r.for_kernel)
+    os << formatv("  leaving     {0} points through {1} prog array{2}, frame of {3} bytes\n", r.leave_points,
+                  r.leave_arrays, r.leave_arrays == 1 ? "" : "s", r.leave_frame_bytes);
   if (times) {
     double total = 0;
     os << "  time       ";
@@ -126,6 +133,12 @@ void print_report_json(const LinkReport &r, bool times, llvm::raw_ostream &os) {
     json.attribute("partitions", r.partitions);
     json.attribute("stack_bytes", r.stack_bytes);
     json.attribute("tail_call_count", r.counted);
+    if (r.for_kernel)
+      json.attributeObject("leaving", [&] {
+        json.attribute("prog_arrays", r.leave_arrays);
+        json.attribute("points", r.leave_points);
+        json.attribute("frame_bytes", r.leave_frame_bytes);
+      });
     json.attributeArray("unfused", [&] {
       for (const auto &[program, reason] : r.unfused_reasons)
         json.object([&] {

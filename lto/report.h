@@ -28,6 +28,10 @@ struct LinkReport {
   // sizes
   uint64_t bytecode_insns = 0, code_bytes = 0;
   uint32_t partitions = 0, stack_bytes = 0;
+  /// Kernel target: prog arrays that calls leave through, points behind them, bytes of the largest leave
+  /// frame.
+  bool for_kernel = false;
+  uint32_t leave_arrays = 0, leave_points = 0, leave_frame_bytes = 0;
   bool counted = false; ///< the tail-call count is kept at run time: a chain may reach the limit
   std::vector<PhaseTime> phases;
   std::vector<std::string> notes;

@@ -7,9 +7,11 @@
 #include "lto/analyses.h"
 
 #include "translator/helper.h"
+#include "translator/lower.h"
 
 #include "llvm/Analysis/AliasAnalysis.h"
 #include "llvm/Analysis/MemorySSA.h"
+#include "llvm/IR/CFG.h"
 #include "llvm/IR/Constants.h"
 #include "llvm/IR/InstIterator.h"
 #include "llvm/IR/Instructions.h"
@@ -194,7 +196,7 @@ private:
       s.region = StateSlot::context;
       return s;
     }
-    auto map = symbol_number(base, "ujit.values.");
+    auto map = symbol_number(base, pipeline_.kernel ? "ujit.percpu." : "ujit.values.");
     if (!map || pipeline_.maps[*map].type != MapType::percpu_array)
       return std::nullopt;
     s.region = StateSlot::scratch;
@@ -209,7 +211,7 @@ private:
         return nullptr; // a subprogram does not know its context
       base = f_.getArg(0);
     } else {
-      std::string name = "ujit.values." + std::to_string(index(slot.map));
+      std::string name = (pipeline_.kernel ? "ujit.percpu." : "ujit.values.") + std::to_string(index(slot.map));
       base = f_.getParent()->getOrInsertGlobal(name, Type::getInt8Ty(f_.getContext()));
     }
     auto *gep = GetElementPtrInst::Create(Type::getInt8Ty(f_.getContext()), base,
@@ -226,6 +228,30 @@ private:
 };
 
 } // namespace
+
+/// The end of the last value that the call saves when it leaves.
+static uint32_t leave_bytes(const CallInst &call) {
+  uint32_t bytes = 8; // count and resume point
+  if (std::optional<OperandBundleUse> live = call.getOperandBundle(live_bundle))
+    for (size_t i = 0; i + 1 < live->Inputs.size(); i += 2)
+      bytes = std::max(bytes, uint32_t(cast<ConstantInt>(live->Inputs[i])->getZExtValue()) + 8);
+  return bytes / 8 * 8;
+}
+
+/// Whether control can come back to the block.
+static bool in_cycle(const BasicBlock &block) {
+  SmallVector<const BasicBlock *> work(successors(&block));
+  SmallPtrSet<const BasicBlock *, 32> seen(work.begin(), work.end());
+  while (!work.empty()) {
+    const BasicBlock *b = work.pop_back_val();
+    if (b == &block)
+      return true;
+    for (const BasicBlock *s : successors(b))
+      if (seen.insert(s).second)
+        work.push_back(s);
+  }
+  return false;
+}
 
 Summary summarise(const Pipeline &pipeline, ProgId id, Module &module, TargetMachine &tm) {
   const Program &program = pipeline[id];
@@ -252,11 +278,17 @@ Summary summarise(const Pipeline &pipeline, ProgId id, Module &module, TargetMac
       continue;
     helpers.insert(helper_tail_call);
     FunctionSummary summary(pipeline, f, analyses.functions);
+    std::map<uint32_t, unsigned> calls_of_slot;
+    for (CallInst *call : calls)
+      ++calls_of_slot[site_slot(call)];
     for (CallInst *call : calls) {
       uint32_t slot = site_slot(call);
       TailCallSite &site = sites[slot];
       site.insn = slot;
       site.subprogram = uint32_t(subprogram_at(program, slot));
+      site.leave_bytes = std::max(site.leave_bytes, leave_bytes(*call));
+      if (call->getOperandBundle(live_bundle))
+        site.repeats |= calls_of_slot[slot] > 1 || in_cycle(*call->getParent());
       if (const LineInfo *line = line_at(program, slot))
         site.source = formatv("{0}:{1}", sys::path::filename(line->file), line->line).str();
       for (TailCallSite::Target &t : summary.targets(call))

@@ -57,7 +57,7 @@ Expected<uint64_t> EmbeddedHost::call_helper(Interpreter &interpreter, uint32_t 
 }
 
 const Program *EmbeddedHost::tail_call_target(uint64_t map, uint32_t index) {
-  auto *slots = dynamic_cast<ProgArray *>(reinterpret_cast<MapObject *>(map));
+  auto *slots = dynamic_cast<ProgArrayMap *>(reinterpret_cast<MapObject *>(map));
   const ProgramObject *target = slots ? slots->get(index) : nullptr;
   return target ? &kernel_.pipeline().programs[target->id] : nullptr;
 }

@@ -112,7 +112,7 @@ Error Kernel::fill_maps() {
 }
 
 Error Kernel::set_program(MapId prog_array, uint32_t slot, std::optional<ProgId> program) {
-  auto *array = dynamic_cast<ProgArray *>(map(prog_array));
+  auto *array = dynamic_cast<ProgArrayMap *>(map(prog_array));
   const std::string &name = pipeline_[prog_array].name;
   if (!array)
     return input_error(formatv("map {0} is not a prog array", name)).error();

@@ -8,19 +8,19 @@
 
 namespace ujit {
 
-bool ProgArray::allocate() {
+bool ProgArrayMap::allocate() {
   memory_ = LazyMemory(uint64_t(shape_.max_entries) * sizeof(ProgramObject *));
   return memory_.ok();
 }
 
-long ProgArray::set(uint32_t slot, const ProgramObject *program) {
+long ProgArrayMap::set(uint32_t slot, const ProgramObject *program) {
   if (slot >= shape_.max_entries)
     return -E2BIG;
   std::atomic_ref(slots()[slot]).store(program, std::memory_order_release);
   return 0;
 }
 
-const ProgramObject *ProgArray::get(uint32_t slot) const {
+const ProgramObject *ProgArrayMap::get(uint32_t slot) const {
   return slot < shape_.max_entries ? std::atomic_ref(slots()[slot]).load(std::memory_order_acquire) : nullptr;
 }
 
@@ -114,7 +114,7 @@ std::unique_ptr<MapObject> make(const Map &shape, MapId id, const MapOptions &op
 } // namespace
 
 std::unique_ptr<MapObject> make_prog_array(const Map &shape, MapId id, const MapOptions &options) {
-  return make<ProgArray>(shape, id, options);
+  return make<ProgArrayMap>(shape, id, options);
 }
 
 std::unique_ptr<MapObject> make_map_of_maps(const Map &shape, MapId id, const MapOptions &options) {

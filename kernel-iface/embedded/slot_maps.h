@@ -10,7 +10,7 @@
 namespace ujit {
 
 /// BPF_MAP_TYPE_PROG_ARRAY. `values()` is the slot table that code of ours reads.
-class ProgArray final : public MapObject {
+class ProgArrayMap final : public MapObject {
 public:
   using MapObject::MapObject;
   bool allocate();
