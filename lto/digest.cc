@@ -114,6 +114,11 @@ Digest hash_program(const Pipeline &pipeline, const Program &program, MapDigests
     if (is_wide(insn) && at + 1 < program.insns.size())
       h.u32(program.insns[++at].imm);
   }
+  for (const KernelCall &c : program.kernel_calls) { // none in object form
+    h.u32(c.insn);
+    h.string(c.symbol);
+    h.u32(c.offset);
+  }
   return h.done();
 }
 
@@ -134,6 +139,18 @@ std::vector<uint32_t> by_name(const std::vector<T> &items) {
 std::string program_digest(const Pipeline &pipeline, ProgId id) {
   MapDigests maps(pipeline);
   return hex(hash_program(pipeline, pipeline[id], maps));
+}
+
+std::vector<DigestLink> digest_chain(const Pipeline &object_form, const Pipeline &verified,
+                                     std::span<const std::optional<ProgId>> verified_of) {
+  MapDigests objects(object_form), kernels(verified);
+  std::vector<DigestLink> chain;
+  for (uint32_t i = 0; i < object_form.programs.size() && i < verified_of.size(); i++)
+    if (verified_of[i])
+      chain.push_back({object_form.programs[i].name,
+                       hex(hash_program(object_form, object_form.programs[i], objects)),
+                       hex(hash_program(verified, verified[*verified_of[i]], kernels))});
+  return chain;
 }
 
 std::string pipeline_digest(const Pipeline &pipeline) {

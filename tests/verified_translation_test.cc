@@ -284,6 +284,11 @@ TEST_F(VerifiedOnHost, TailCallsAndSubprograms) {
   using Slots = std::vector<std::pair<uint32_t, ProgId>>;
   EXPECT_EQ(c.pipeline.maps[0].prog_slots, Slots({{1, ProgId{1}}}));
   EXPECT_EQ(c.pipeline.programs[1].insns, leaf.insns);
+
+  const std::optional<ProgId> verified[] = {ProgId{0}, std::nullopt};
+  std::vector<DigestLink> chain = digest_chain(p, c.pipeline, verified);
+  EXPECT_EQ(chain, std::vector<DigestLink>(
+                       {{"entry", program_digest(p, ProgId{0}), program_digest(c.pipeline, ProgId{0})}}));
 }
 
 TEST_F(VerifiedOnHost, ContextAndData) {
