@@ -72,7 +72,7 @@ TEST(Interpreter, EndsWhatDoesNotEnd) {
   options.budget = 1000;
   EXPECT_EQ(outcome("again: goto again", options),
             "t.case: main: insn 0: more than 1000 instructions were executed");
-  EXPECT_EQ(outcome("call f\nexit\nf: call f\nexit"), "t.case: main: insn 2: more than 64 nested calls");
+  EXPECT_EQ(outcome("call f\nexit\nf: call f\nexit"), "t.case: main: insn 2: more than 272 nested calls");
 }
 
 TEST(Interpreter, MayGotoLeavesAnEndlessLoop) {

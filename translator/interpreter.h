@@ -39,7 +39,7 @@ public:
 struct InterpreterOptions {
   uint64_t budget = 1ull << 32; ///< instructions of one run() before it is an error
   uint32_t max_tail_calls = 33;
-  uint32_t max_frames = 64; ///< nested calls and callbacks
+  uint32_t max_frames = 34 * 8; ///< nested calls and callbacks: those of subprograms that tail-call add up
   uint32_t context_size =
       0; ///< bytes at the context's address that loads and stores may touch; 0: ask the host
 };
