@@ -60,9 +60,11 @@ Argument *instance_of(Function &f) { return f.getArg(f.getCallingConv() == Calli
 Value *this_cpu_address(IRBuilder<> &b, Value *offset_at) {
   Module &module = *b.GetInsertBlock()->getModule();
   GlobalVariable *base = module.getNamedGlobal("this_cpu_off");
-  if (!base)
+  if (!base) {
     base = new GlobalVariable(module, b.getInt64Ty(), false, GlobalValue::ExternalLinkage, nullptr,
                               "this_cpu_off", nullptr, GlobalValue::NotThreadLocal, gs_address_space);
+    base->setDSOLocal(true); // never through a GOT
+  }
   auto invariant = [&](Value *at) {
     LoadInst *l = b.CreateAlignedLoad(b.getInt64Ty(), at, Align(8));
     l->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(module.getContext(), {}));

@@ -25,8 +25,10 @@ GlobalVariable *ProgramLowering::percpu_symbol(const Twine &name, Type *type) {
   std::string n = name.str();
   if (GlobalVariable *g = module.getNamedGlobal(n))
     return g;
-  return new GlobalVariable(module, type, false, GlobalValue::ExternalLinkage, nullptr, n, nullptr,
-                            GlobalValue::NotThreadLocal, gs_address_space);
+  auto *g = new GlobalVariable(module, type, false, GlobalValue::ExternalLinkage, nullptr, n, nullptr,
+                               GlobalValue::NotThreadLocal, gs_address_space);
+  g->setDSOLocal(true); // never through a GOT
+  return g;
 }
 
 /// What a per-CPU address is relative to on this CPU.
