@@ -1,10 +1,9 @@
 // The running kernel as an executor. It never sees live maps or networks: everything is loaded afresh, and
 // runs in a network namespace of its own with the manifest's routes.
-#include "lto/execute.h"
+#include "lto/execute_loaded.h"
 
 #include "lto/kernel_routes.h"
 
-#include "kernel-iface/linux/load.h"
 #include "kernel-iface/linux/private_network.h"
 
 namespace ujit {
@@ -47,20 +46,9 @@ Error take_maps(const Execution &x, LoadedPipeline &kernel, unsigned cpu, Trace 
 
 } // namespace
 
-Expected<Trace> execute_kernel(const Execution &x) {
-  Expected<PrivateNetwork> network = PrivateNetwork::enter();
-  if (!network)
-    return network.takeError();
-  if (Error e = add_kernel_routes(x.routes))
-    return e;
-  LoadOptions options;
-  options.seeds.assign(x.seeds.begin(), x.seeds.end());
-  Expected<LoadedPipeline> kernel = load_into_kernel(x.pipeline, options);
-  if (!kernel)
-    return kernel.takeError();
-
+Expected<Trace> run_loaded(const Execution &x, LoadedPipeline &kernel, const std::string &name, int instead) {
   Trace trace;
-  trace.executor = "kernel";
+  trace.executor = name;
   trace.sees_redirects = trace.sees_clones = trace.sees_printed = false;
   trace.pads_events = true;
   trace.context_ranges.emplace();
@@ -69,8 +57,10 @@ Expected<Trace> execute_kernel(const Execution &x) {
 
   unsigned cpu = 0;
   trace.packets.resize(x.packets.size());
+  TestRunOptions options;
+  options.instead = instead;
   for (size_t i = 0; i < x.packets.size(); ++i) {
-    Expected<TestRunResult> run = kernel->run(x.entry, x.packets[i].bytes);
+    Expected<TestRunResult> run = kernel.run(x.entry, x.packets[i].bytes, options);
     if (!run)
       return run.takeError();
     Observation &o = trace.packets[i];
@@ -82,12 +72,26 @@ Expected<Trace> execute_kernel(const Execution &x) {
     o.result.packet = std::move(run->packet);
     o.result.metadata = std::move(run->metadata);
     o.result.context = std::move(run->context);
-    if (Error e = take_events(x, *kernel, o.result))
+    if (Error e = take_events(x, kernel, o.result))
       return e;
   }
-  if (Error e = take_maps(x, *kernel, cpu, trace))
+  if (Error e = take_maps(x, kernel, cpu, trace))
     return e;
   return trace;
+}
+
+Expected<Trace> execute_kernel(const Execution &x) {
+  Expected<PrivateNetwork> network = PrivateNetwork::enter();
+  if (!network)
+    return network.takeError();
+  if (Error e = add_kernel_routes(x.routes))
+    return e;
+  LoadOptions options;
+  options.seeds.assign(x.seeds.begin(), x.seeds.end());
+  Expected<LoadedPipeline> kernel = load_into_kernel(x.pipeline, options);
+  if (!kernel)
+    return kernel.takeError();
+  return run_loaded(x, *kernel, "kernel", -1);
 }
 
 } // namespace ujit

@@ -1,5 +1,8 @@
 #include "lto/init.h"
 
+#include "kernel-iface/linux/attach.h"
+#include "kernel-iface/linux/capture.h"
+
 #include "lto/manifest.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -130,6 +133,24 @@ std::string first_manifest(std::span<const Object> objects, const std::string &n
   os << "\ntarget: { cpu: native, kernel: running }\n"
      << "\n# Limits that fail the build:\n# gates: { stack: 1024, code-bytes: 65536, unfused-edges: 0 }\n";
   return out;
+}
+
+Expected<std::string> running_manifest(const std::string &interface) {
+  Expected<std::vector<AttachedProgram>> attached = attached_programs(interface);
+  if (!attached)
+    return attached.takeError();
+  Manifest m;
+  for (const AttachedProgram &a : *attached)
+    m.attach.push_back({.program = {}, .point = attach_point(interface, a), .place = {}});
+  if (m.attach.empty())
+    return input_error("no XDP or tc program is attached to " + interface)
+        .with_hint("`bpftool net` shows what is attached where")
+        .error();
+  m.name = interface;
+  for (char &c : m.name) // an interface may be called almost anything
+    if (!llvm::isAlnum(c) && c != '-' && c != '_')
+      c = '-';
+  return print_manifest(m);
 }
 
 } // namespace ujit

@@ -13,4 +13,8 @@ namespace ujit {
 /// packets and that no slot names.
 std::string first_manifest(std::span<const Object> objects, const std::string &name);
 
+/// A manifest of what is attached to an interface now: one attach point for each program. Errors: no such
+/// interface, nothing is attached there.
+Expected<std::string> running_manifest(const std::string &interface);
+
 } // namespace ujit

@@ -1,5 +1,6 @@
 #include "kernel-iface/linux/attach.h"
 
+#include "kernel-iface/linux/capture.h"
 #include "kernel-iface/linux/maps.h"
 
 #include "llvm/Support/FormatVariadic.h"
@@ -160,6 +161,101 @@ Expected<std::optional<uint32_t>> attached_at(const AttachPoint &p) {
   return internal_error("tcx without a link").error();
 }
 
+static HookKind hook_of(const AttachedProgram &a) {
+  switch (a.hook) {
+  case AttachedProgram::xdp: return a.flags == XDP_ATTACHED_SKB ? HookKind::xdp_generic : HookKind::xdp;
+  case AttachedProgram::tc_ingress: return HookKind::tc_ingress;
+  case AttachedProgram::tc_egress: return HookKind::tc_egress;
+  case AttachedProgram::tcx_ingress: return HookKind::tcx_ingress;
+  case AttachedProgram::tcx_egress: return HookKind::tcx_egress;
+  }
+  return HookKind::xdp;
+}
+
+/// The link of an interface that holds this program, or 0.
+static uint32_t find_link(const AttachPoint &p, uint32_t program_id) {
+  constexpr uint32_t link_type_tcx = 11; // of kernels from 6.6 on
+  for (uint32_t id = 0; bpf_link_get_next_id(id, &id) == 0;) {
+    Fd link(bpf_link_get_fd_by_id(id));
+    bpf_link_info info{};
+    uint32_t size = sizeof info;
+    if (!link || bpf_obj_get_info_by_fd(link.get(), &info, &size) || info.prog_id != program_id)
+      continue;
+    const bool fits = is_xdp(p.hook) ? info.type == BPF_LINK_TYPE_XDP : info.type == link_type_tcx;
+    if (fits && info.xdp.ifindex == p.ifindex) // tcx has it at the same place
+      return id;
+  }
+  return 0;
+}
+
+static Error find_prog_array(AttachPoint &p) {
+  std::vector<uint32_t> found;
+  for (uint32_t id = 0; bpf_map_get_next_id(id, &id) == 0;) {
+    Fd map(bpf_map_get_fd_by_id(id));
+    bpf_map_info info{};
+    uint32_t size = sizeof info;
+    if (map && bpf_obj_get_info_by_fd(map.get(), &info, &size) == 0 && info.type == BPF_MAP_TYPE_PROG_ARRAY &&
+        p.interface.substr(0, BPF_OBJ_NAME_LEN - 1) == info.name)
+      found.push_back(id);
+  }
+  if (found.size() != 1)
+    return input_error(formatv("{0} prog arrays are named '{1}'", found.size(), p.interface))
+        .with_hint("`bpftool map` lists them")
+        .error();
+  p.map_id = found.front();
+  return Error::success();
+}
+
+static Error find_interface(AttachPoint &p) {
+  p.ifindex = if_nametoindex(p.interface.c_str());
+  if (p.ifindex == 0)
+    return input_error(formatv("there is no interface named '{0}'", p.interface)).error();
+  return Error::success();
+}
+
+AttachPoint attach_point(const std::string &interface, const AttachedProgram &a) {
+  AttachPoint p;
+  p.interface = interface;
+  p.hook = hook_of(a);
+  p.priority = a.priority;
+  p.handle = a.handle;
+  return p;
+}
+
+Error complete(AttachPoint &p) {
+  if (p.hook == HookKind::slot)
+    return p.map_id ? Error::success() : find_prog_array(p);
+  if (Error e = find_interface(p))
+    return e;
+  Expected<std::vector<AttachedProgram>> attached = attached_programs(p.interface);
+  if (!attached)
+    return attached.takeError();
+  for (const AttachedProgram &a : *attached) {
+    if (hook_of(a) != p.hook || (p.priority && a.priority != p.priority) ||
+        (p.handle && a.handle != p.handle))
+      continue;
+    p.priority = a.priority;
+    p.handle = a.handle;
+    p.link_id = a.by_link ? find_link(p, a.id) : 0;
+    break;
+  }
+  return Error::success();
+}
+
+Error choose_place(AttachPoint &p, size_t n) {
+  if (p.hook == HookKind::slot)
+    return p.map_id ? Error::success() : find_prog_array(p);
+  if (Error e = find_interface(p))
+    return e;
+  if (is_clsact(p.hook)) {
+    if (p.priority == 0)
+      p.priority = 1;
+    if (p.handle == 0)
+      p.handle = uint32_t(0x756a0000 + n);
+  }
+  return Error::success();
+}
+
 Expected<Attachment> attach(AttachPoint p, int program_fd) {
   if (p.hook == HookKind::slot) {
     if (Error e = set_slot(p, program_fd))
@@ -167,9 +263,8 @@ Expected<Attachment> attach(AttachPoint p, int program_fd) {
     return Attachment{p, Fd()};
   }
   if (p.ifindex == 0)
-    p.ifindex = if_nametoindex(p.interface.c_str());
-  if (p.ifindex == 0)
-    return input_error(formatv("there is no interface named '{0}'", p.interface)).error();
+    if (Error e = find_interface(p))
+      return e;
   if (is_clsact(p.hook)) {
     bpf_tc_hook hook = clsact_hook(p);
     if (int e = bpf_tc_hook_create(&hook); e && e != -EEXIST)

@@ -43,6 +43,20 @@ std::string describe(const AttachPoint &point);
 /// Id of the program that is attached there now; none where nothing is.
 Expected<std::optional<uint32_t>> attached_at(const AttachPoint &point);
 
+struct AttachedProgram;
+
+/// Where a program that is attached to `interface` is.
+AttachPoint attach_point(const std::string &interface, const AttachedProgram &attached);
+
+/// Fills in what identifies the program that is attached at `point` now: the interface's number, a filter's
+/// priority and handle (the first one where none is given), the link. Slots: the map, by its name in
+/// `interface`. Errors: no such interface or map, or several maps of that name.
+Error complete(AttachPoint &point);
+
+/// Fills in what will identify a fresh attachment: number `n` of ours. Known before attaching, so that it can
+/// be written down first. Errors: no such interface.
+Error choose_place(AttachPoint &point, size_t n);
+
 /// Attaches where nothing of ours is yet. XDP: `point` must be free. tc: a clsact filter of its own (priority
 /// and handle are chosen where 0), or tcx at the end. Returns the point with what was chosen and, for hooks
 /// that have one, the link, which must be pinned or kept open: the attachment ends with its last reference.

@@ -21,6 +21,7 @@ std::string stub_pin(size_t entry) { return "stub_" + std::to_string(entry); }
 std::string original_pin(size_t entry) { return "original_" + std::to_string(entry); }
 std::string originals_pin(size_t entry) { return "originals_" + std::to_string(entry); }
 std::string link_pin(size_t entry) { return "link_" + std::to_string(entry); }
+std::string left_pin(size_t image) { return "left_" + std::to_string(image); }
 std::string prog_array_pin(size_t array) { return "array_" + std::to_string(array); }
 
 namespace {
@@ -33,19 +34,9 @@ uint64_t module_number(const std::string &module, const char *what) {
   return n;
 }
 
-ModuleStatus module_status(const std::string &name) {
-  ModuleStatus m{.name = name};
-  m.loaded = access(("/sys/module/" + name).c_str(), F_OK) == 0;
-  if (m.loaded) {
-    m.references = module_number(name, "refcnt");
-    m.bytes = module_number(name, "coresize");
-  }
-  return m;
-}
-
-Expected<std::vector<uint64_t>> read_left(const InstallationFolder &folder) {
+Expected<std::vector<uint64_t>> read_left(const InstallationFolder &folder, size_t image) {
   std::vector<uint64_t> sums;
-  Expected<Fd> map = folder.get(left_pin);
+  Expected<Fd> map = folder.get(left_pin(image));
   if (!map)
     return map.takeError();
   if (!*map)
@@ -118,6 +109,16 @@ Error restore(const InstallationFolder &folder, size_t n, InstalledEntry entry, 
 
 } // namespace
 
+ModuleStatus module_status(const std::string &name) {
+  ModuleStatus m{.name = name};
+  m.loaded = access(("/sys/module/" + name).c_str(), F_OK) == 0;
+  if (m.loaded) {
+    m.references = module_number(name, "refcnt");
+    m.bytes = module_number(name, "coresize");
+  }
+  return m;
+}
+
 Expected<InstallationStatus> installation_status(const std::string &name) {
   Expected<InstallationFolder> folder = InstallationFolder::open(name);
   if (!folder)
@@ -144,10 +145,12 @@ Expected<InstallationStatus> installation_status(const std::string &name) {
       return bpf_error(-e, "reading the kill switch").error();
     r.enabled = value[0] == 0;
   }
-  Expected<std::vector<uint64_t>> left = read_left(*folder);
-  if (!left)
-    return left.takeError();
-  r.left = std::move(*left);
+  for (size_t i = 0; i < r.modules.size(); ++i) {
+    Expected<std::vector<uint64_t>> left = read_left(*folder, i);
+    if (!left)
+      return left.takeError();
+    r.left.push_back(std::move(*left));
+  }
   return r;
 }
 

@@ -8,14 +8,14 @@
 
 namespace ujit {
 
-// Names of pins in an installation's folder; N counts entries from 0, A prog arrays.
+// Names of pins in an installation's folder; N counts entries from 0, A prog arrays, I images.
 inline constexpr char switch_pin[] = "switch"; ///< the kill switch: array, u32 at 0; not 0: originals run
-inline constexpr char left_pin[] = "left";     ///< per-CPU array of u64 by prog array: times left through it
-std::string stub_pin(size_t entry);            ///< "stub_N"
-std::string original_pin(size_t entry);        ///< "original_N"
-std::string originals_pin(size_t entry);       ///< "originals_N": the prog array behind the kill switch
-std::string link_pin(size_t entry);            ///< "link_N": links that install made
-std::string prog_array_pin(size_t array);      ///< "array_A"
+std::string left_pin(size_t image); ///< "left_I": per-CPU array of u64 by prog array: times left through it
+std::string stub_pin(size_t entry); ///< "stub_N"
+std::string original_pin(size_t entry);   ///< "original_N"
+std::string originals_pin(size_t entry);  ///< "originals_N": the prog array behind the kill switch
+std::string link_pin(size_t entry);       ///< "link_N": links that install made
+std::string prog_array_pin(size_t array); ///< "array_A"
 
 struct EntryStatus {
   InstalledEntry entry;
@@ -29,13 +29,17 @@ struct ModuleStatus {
   uint64_t references = 0, bytes = 0; ///< as /sys/module tells
 };
 
+/// What /sys/module says of a module now.
+ModuleStatus module_status(const std::string &name);
+
 struct InstallationStatus {
   Installation installation;
   bool broken = false; ///< an install or uninstall that broke off
   bool enabled = false;
   std::vector<EntryStatus> entries;
   std::vector<ModuleStatus> modules;
-  std::vector<uint64_t> left; ///< by prog array: times that the image was left through it, all CPUs
+  std::vector<std::vector<uint64_t>>
+      left; ///< by image and prog array: times that the image was left through it
 };
 
 /// Errors: nothing of this name; missing privileges.

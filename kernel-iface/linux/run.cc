@@ -143,7 +143,8 @@ Expected<TestRunResult> LoadedPipeline::run(ProgId entry, std::span<const uint8_
     if (!pin.ok())
       return placed(input_error(formatv("cannot run on CPU {0}: {1}", pin.cpu(), std::strerror(errno))));
     out.cpu = pin.cpu();
-    int result = bpf_prog_test_run_opts(program_fds_[index(entry)].get(), &run);
+    int result = bpf_prog_test_run_opts(
+        options.instead >= 0 ? options.instead : program_fds_[index(entry)].get(), &run);
     int error = errno;
     if (result != 0 && (error == EINVAL || error == E2BIG || error == EMSGSIZE)) {
       TestRunResult refused;

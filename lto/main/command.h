@@ -27,7 +27,10 @@ void add_link(CLI::App &app, Action &action);
 void add_graph(CLI::App &app, Action &action);
 void add_run(CLI::App &app, Action &action);
 void add_check(CLI::App &app, Action &action);
+void add_check_install(CLI::App &app, Action &action);
 void add_bench(CLI::App &app, Action &action);
+void add_install(CLI::App &app, Action &action); ///< and list, status, enable, disable, uninstall
+void add_estimate(CLI::App &app, Action &action);
 void add_symbolize(CLI::App &app, Action &action);
 void add_doctor(CLI::App &app, Action &action);
 

@@ -1,6 +1,7 @@
 // graph: the call graph of a manifest or of bare objects, drawn.
 #include "lto/main/command.h"
 
+#include "lto/kernel_pipeline.h"
 #include "lto/load.h"
 
 #include "graph/draw.h"
@@ -17,8 +18,10 @@ namespace {
 struct GraphCommand {
   std::vector<std::string> inputs;
   std::string format = "text", output;
+  bool from_kernel = false;
 
   Expected<int> run() const;
+  Expected<int> run_from_kernel(const Manifest &manifest) const;
   Expected<std::string> draw(const Pipeline &pipeline, const CallGraph &graph) const;
 };
 
@@ -36,6 +39,26 @@ Expected<std::string> GraphCommand::draw(const Pipeline &pipeline, const CallGra
   return text;
 }
 
+/// The graph of the verified programs, one behind the other where entries have several types.
+Expected<int> GraphCommand::run_from_kernel(const Manifest &manifest) const {
+  Expected<KernelSource> source = read_kernel_source(manifest);
+  if (!source)
+    return source.takeError();
+  std::string all;
+  for (const KernelPipeline &k : source->pipelines) {
+    Expected<CallGraph> graph = analyse(k.canonical.pipeline, k.options);
+    if (!graph)
+      return graph.takeError();
+    Expected<std::string> text = draw(k.canonical.pipeline, *graph);
+    if (!text)
+      return text.takeError();
+    all += *text;
+  }
+  if (Error e = put_text(output, all))
+    return e;
+  return exit_done;
+}
+
 Expected<int> GraphCommand::run() const {
   Manifest manifest;
   Expected<Pipeline> pipeline = Pipeline();
@@ -50,6 +73,8 @@ Expected<int> GraphCommand::run() const {
     if (!m)
       return m.takeError();
     manifest = std::move(*m);
+    if (from_kernel || manifest.objects.empty())
+      return run_from_kernel(manifest);
     pipeline = load_pipeline(manifest);
   }
   if (!pipeline)
@@ -76,6 +101,8 @@ void add_graph(CLI::App &app, Action &action) {
   command->add_option("INPUT", c->inputs, "A manifest (*.yaml), or eBPF objects")->required();
   command->add_option("--format", c->format, "text, dot, svg or json")
       ->check(CLI::IsMember({"text", "dot", "svg", "json"}));
+  command->add_flag("--from-kernel", c->from_kernel,
+                    "Of the verified programs: loads the manifest's objects into the running kernel first");
   command->add_option("-o,--output", c->output, "File (default: standard output)");
   command->callback([=, &action] { action = [=] { return c->run(); }; });
 }

@@ -2,6 +2,7 @@
 #include "lto/main/command.h"
 
 #include "lto/bundle.h"
+#include "lto/kernel_pipeline.h"
 #include "lto/load.h"
 #include "lto/output_file.h"
 #include "lto/report.h"
@@ -18,26 +19,76 @@ struct LinkCommand {
   std::string manifest, output, save_temps;
   std::vector<std::string> disabled;
   unsigned threads = 0;
-  bool bundle = false, json = false, stats = false, no_debug = false;
+  bool bundle = false, json = false, stats = false, no_debug = false, from_kernel = false;
 
   Expected<int> run() const;
+  Expected<int> run_from_kernel(const Manifest &m) const;
+  void set(LinkOptions &options) const;
+  Error print(const LinkReport &report) const;
 };
+
+void LinkCommand::set(LinkOptions &options) const {
+  options.threads = threads;
+  options.save_temps = save_temps;
+  options.disabled = disabled;
+  options.debug_info = !no_debug;
+  options.progress = progress_line();
+}
+
+Error LinkCommand::print(const LinkReport &report) const {
+  std::string text;
+  llvm::raw_string_ostream os(text);
+  if (json)
+    print_report_json(report, stats, os);
+  else
+    print_report(report, stats, os);
+  return put_text({}, text);
+}
+
+/// The verified programs of the running kernel, for that kernel. What is written holds no address of it.
+Expected<int> LinkCommand::run_from_kernel(const Manifest &m) const {
+  Expected<ModuleKernel> kernel = read_module_kernel();
+  if (!kernel)
+    return kernel.takeError();
+  Expected<KernelSource> source = read_kernel_source(m);
+  if (!source)
+    return source.takeError();
+  for (const KernelPipeline &k : source->pipelines) {
+    LinkOptions options = k.options;
+    set(options);
+    Expected<KernelImage> image = link_for_kernel(k, *kernel, options);
+    if (!image)
+      return image.takeError();
+    const LinkReport report = make_report(k.canonical.pipeline, image->link, m.name);
+    if (Error e = print(report))
+      return e;
+    if (Error e = check_gates(report, m.gates, m.file))
+      return e;
+    const std::string type = source->pipelines.size() > 1 ? "." + std::string(name_of(k.type)) : "";
+    const std::string path = !output.empty() ? output + type : m.name + ".kernel" + type + ".ujit.o";
+    if (Error e = write_file(path, image->link.image.object))
+      return e;
+    if (!json)
+      if (Error e = put_text({}, "  written     " + path + "\n"))
+        return e;
+  }
+  return exit_done;
+}
 
 Expected<int> LinkCommand::run() const {
   Expected<Manifest> m = read_manifest(manifest);
   if (!m)
     return m.takeError();
+  if (from_kernel || m->objects.empty())
+    return bundle ? input_error("a bundle is made from objects, not from the running kernel").error()
+                  : run_from_kernel(*m);
   Expected<Pipeline> pipeline = load_pipeline(*m);
   if (!pipeline)
     return pipeline.takeError();
   Expected<LinkOptions> options = link_options(*m, *pipeline);
   if (!options)
     return options.takeError();
-  options->threads = threads;
-  options->save_temps = save_temps;
-  options->disabled = disabled;
-  options->debug_info = !no_debug;
-  options->progress = progress_line();
+  set(*options);
 
   Expected<LinkResult> result = link(*pipeline, *options);
   if (!result)
@@ -45,13 +96,7 @@ Expected<int> LinkCommand::run() const {
   const LinkReport report = make_report(*pipeline, *result, m->name);
 
   // The report comes first: it is what tells how far beyond a gate the build is.
-  std::string text;
-  llvm::raw_string_ostream os(text);
-  if (json)
-    print_report_json(report, stats, os);
-  else
-    print_report(report, stats, os);
-  if (Error e = put_text({}, text))
+  if (Error e = print(report))
     return e;
   if (Error e = check_gates(report, m->gates, m->file))
     return e;
@@ -74,6 +119,9 @@ void add_link(CLI::App &app, Action &action) {
   command->add_option("MANIFEST", c->manifest, "The manifest, *.ujit.yaml")->required();
   command->add_option("-o,--output", c->output,
                       "Image (default NAME.ujit.o), or folder of the bundle (default NAME.ujit)");
+  command->add_flag(
+      "--from-kernel", c->from_kernel,
+      "Link what the running kernel has verified, for it: loads the objects, or takes what is attached");
   command->add_flag("--bundle", c->bundle,
                     "Write a folder with objects, manifest, image, plan, graph and report");
   command

@@ -73,7 +73,10 @@ int main(int argc, char **argv) {
   add_graph(app, action);
   add_run(app, action);
   add_check(app, action);
+  add_check_install(app, action);
   add_bench(app, action);
+  add_install(app, action);
+  add_estimate(app, action);
   add_symbolize(app, action);
   add_doctor(app, action);
 
