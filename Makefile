@@ -1,7 +1,7 @@
 # make        build build/ujit-lto
 # make demo   install what is missing, build, and fuse, run and check the example datapath
 # make check  install what is missing, build and run every test; the last line is "N passed, N failed, N skipped"
-# make bench  the example datapath side by side: chain, fused, each optimisation left out, the kernel's own code
+# make bench [QUICK=1]   pipelines side by side: the kernel's own code, ours, fused, each optimisation left out, plain C
 # make prove  prove the lowering of each instruction against the standard, with Z3; under five minutes
 # make fuzz SECONDS=600 [SEED=1]   random pipelines through every executor
 # make check-vectors   the kernel's own test vectors, out of Debian's linux-source-6.1
@@ -14,7 +14,7 @@ PACKAGES := g++ cmake ninja-build ccache pkg-config llvm-19-dev clang-19 libbpf-
             libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev libz3-dev graphviz iproute2 \
             qemu-system-x86 busybox-static cpio kmod xz-utils e2fsprogs bpftool
 
-.PHONY: all demo check check-kernel prove fuzz check-vectors bench deps clean
+.PHONY: all demo check check-kernel prove fuzz check-vectors bench bench-code deps clean
 
 all: $(BUILD)/build.ninja
 	@cmake --build $(BUILD)
@@ -30,12 +30,16 @@ check: deps
 	@$(MAKE) --no-print-directory all
 	@tests/check.sh $(BUILD)
 
+# QUICK=1: a look in a few minutes; UPDATE=1: the table of README.md and docs/benchmark.md too
 bench: all
-	@mkdir -p $(BUILD)/bench
-	@for name in edge-lb edge-lb-tc; do \
-	   $(BUILD)/ujit-lto bench $(BUILD)/edge-lb/$$name.ujit.yaml --packets $(BUILD)/edge-lb/edge-lb.pcap \
-	     --json $(BUILD)/bench/$$name.json --markdown $(BUILD)/bench/$$name.md || exit; \
-	 done
+	@cmake --build $(BUILD) --target bench-pipelines ujit-bench
+	@$(BUILD)/ujit-bench $(abspath $(BUILD)) --code tests/bench/kernel-code $(if $(QUICK),--quick) \
+	   $(if $(UPDATE),--table README.md --table docs/benchmark.md)
+
+# The running kernel's code of the benchmark's pipelines, for machines where bpf() is not allowed (as root)
+bench-code: all
+	@cmake --build $(BUILD) --target bench-pipelines ujit-bench
+	@$(BUILD)/ujit-bench $(abspath $(BUILD)) --keep tests/bench/kernel-code
 
 prove: deps
 	@cmake --preset release >/dev/null && cmake --build $(BUILD) --target ujit-prove && $(BUILD)/ujit-prove

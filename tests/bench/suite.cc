@@ -483,14 +483,14 @@ int main(int argc, char **argv) {
   app.add_flag("--quick", o.quick, "Few placements and packets: figures for a look");
   app.add_flag("--no-scaling", o.no_scaling, "Leave out how link time grows");
   app.add_option("--only", o.only, "This pipeline only; may be repeated")
-      ->expected(1)
+
       ->allow_extra_args(false);
   app.add_option("--placements", o.placements, "Places in memory that each code is measured at");
   app.add_option("--rounds", o.rounds, "Rounds over all packets at each place");
   app.add_option("--keep", o.keep, "Only write the running kernel's code into this folder");
   app.add_option("--code", o.code, "Folder with kept code of a kernel");
   app.add_option("--table", o.tables, "Document that gets the table; may be repeated")
-      ->expected(1)
+
       ->allow_extra_args(false);
   CLI11_PARSE(app, argc, argv);
   if (llvm::Error e = ujit::Suite(std::move(o)).run()) {
