@@ -130,7 +130,7 @@ INIT static int check_entries(void) {
 
 INIT static int check_map(const struct ujit_map *want, const void *map) {
   if ((uint64_t)map != want->address || FIELD(uint32_t, map, map_id_at) != want->id) {
-    ERROR("%s: descriptor %u is map %u now, not map %u\n", ujit_module_name, want->fd,
+    ERROR("%s: descriptor %d is map %u now, not the map %u that was captured\n", ujit_module_name, want->fd,
           FIELD(uint32_t, map, map_id_at), want->id);
     return -ujit_map_differs;
   }
@@ -150,8 +150,7 @@ INIT static int check_program(const struct ujit_program *want, const char *progr
   const void *aux = FIELD(void *, program, program_aux_at);
   if ((uint64_t)program != want->address || FIELD(uint32_t, aux, aux_id_at) != want->id ||
       FIELD(uint64_t, aux, aux_load_time_at) != want->load_time) {
-    ERROR("%s: descriptor %u is program %u now, not the program %u that was captured\n", ujit_module_name,
-          want->fd, FIELD(uint32_t, aux, aux_id_at), want->id);
+    ERROR("%s: descriptor %d is not the program %u that was captured\n", ujit_module_name, want->fd, want->id);
     return -ujit_program_differs;
   }
   if (FIELD(uint32_t, program, program_len_at) != want->length ||
@@ -177,7 +176,7 @@ INIT static int hold(void) {
     else if (!is_error(map))
       bpf_map_put(map);
     else
-      ERROR("%s: descriptor %u is no map\n", ujit_module_name, m->fd);
+      ERROR("%s: descriptor %d is no map\n", ujit_module_name, m->fd);
   }
   for (; !error && programs < ujit_module_table.programs.count; ++p) {
     void *program = bpf_prog_get_type_dev(p->fd, p->type, 0);
@@ -187,7 +186,7 @@ INIT static int hold(void) {
     else if (!is_error(program))
       bpf_prog_put(program);
     else
-      ERROR("%s: descriptor %u is no program of the type that was captured\n", ujit_module_name, p->fd);
+      ERROR("%s: descriptor %d is no program of the type that was captured\n", ujit_module_name, p->fd);
   }
   if (error)
     drop(maps, programs);
