@@ -138,9 +138,9 @@ Error Lowering::lower_kernel_variable(uint32_t slot, const Insn &insn) {
   const KernelCall *variable = program_.kernel_call_at(slot);
   if (!variable)
     return fail(internal_error("kernel variable without a name").at(slot));
-  write(insn.dst,
-        builder_.CreateConstGEP1_64(builder_.getInt8Ty(), p_.symbol(variable->symbol, builder_.getInt8Ty()),
-                                    variable->offset));
+  GlobalVariable *g = p_.symbol(variable->symbol, builder_.getInt8Ty());
+  g->setDSOLocal(true);
+  write(insn.dst, builder_.CreateConstGEP1_64(builder_.getInt8Ty(), g, variable->offset));
   return Error::success();
 }
 
