@@ -76,8 +76,7 @@ Pipeline make_pipeline(uint32_t programs, uint32_t insns) {
       text += "w1 = *(u32 *)(r7 + 0)\nif w1 & 1 goto other\n" + tail_call(first) + "goto out\nother:\n" +
               tail_call(second < programs ? second : first);
     }
-    text += "*(u32 *)(r10 - 8) = w1\nout:\nr0 = 2\nexit\n";
-    text = "r9 = 0\nr1 = r1\n" + text;
+    text += "out:\nr0 = 2\nexit\n";
     AssemblerOptions options;
     options.name = formatv("program_{0}", i).str();
     options.find_map = [&](std::string_view name) { return p.find_map(name); };

@@ -8,7 +8,7 @@ expect 0
   printf '\0\0\0\0\0\0\0\0\024\0\0\0\024\0\0\0' ; printf '\0\0\0\0\0\0\0\0\0\0\0\0\010\006xxxxxx'
 } >in.pcap
 ujit bench first.ujit.yaml --packets in.pcap --placements 2 --rounds 1 --json bench.json --markdown bench.md
-expect 0 "chain" "fused, no inline" "kernel JIT chain"
+expect 0 "chain" "fused, no inline" "kernel JIT, chain"
 grep -q '"median_ns"' bench.json || die "no figures"
 grep -q '"own_insns"' bench.json || die "no instructions"
 grep -q '^| fused |' bench.md || die "no table"
