@@ -163,6 +163,7 @@ public:
     JobRun out;
     for (std::vector<uint8_t> input : job.inputs) {
       uint64_t r0 = 0;
+      stub_calls_ = 0;
       auto keep = [&](Expected<uint64_t> result) {
         r0 = result ? *result : 0;
         return result;
@@ -195,6 +196,7 @@ public:
   }
 
   LeaveCounts counts;
+  bool recounted = false; ///< LeaveMode::cyclic
 
 private:
   bool chance(unsigned percent) { return random_() % 100 < percent; }
@@ -268,6 +270,11 @@ private:
       if (slot >= pipeline_[map].max_entries)
         return internal_error(formatv("left with index {0} out of range", slot)).error();
       if (const ProgramObject *object = in_slot(map, slot)) {
+        recounted |= mode_.cyclic;
+        if (++stub_calls_ > 33) { // the kernel's own count; the interpreter has only one
+          recounted = true;
+          return 0;
+        }
         Expected<uint64_t> result = enter(ProgId(object->id), context, r1, r2);
         if (!result)
           return result;
@@ -286,6 +293,7 @@ private:
   std::mt19937_64 random_;
   Kernel *kernel_ = nullptr;
   Interpreter *interpreter_ = nullptr;
+  unsigned stub_calls_ = 0; ///< in this run
   std::vector<uint64_t> table_;
   std::vector<std::vector<const void *>> shown_; ///< by MapId
 };
@@ -298,6 +306,9 @@ std::vector<std::string> compare_leaving(const Pipeline &running, std::span<cons
   Expected<std::vector<JobRun>> wanted = run_jobs(running, seeds, jobs, nullptr);
   if (!wanted)
     return {"interpreter: " + llvm::toString(wanted.takeError())};
+  if (!mode.results.empty())
+    for (JobRun &run : *wanted)
+      run.results = mode.results;
   auto work = [&] {
     std::string text;
     LeaveCounts sum;
@@ -309,11 +320,13 @@ std::vector<std::string> compare_leaving(const Pipeline &running, std::span<cons
       Expected<JobRun> got = run.run(jobs[i]);
       sum.left += run.counts.left;
       sum.failed += run.counts.failed;
+      sum.not_compared += run.recounted;
       if (!got)
         text += llvm::toString(got.takeError()) + "\n";
-      else
+      else if (!run.recounted)
         for (const std::string &d : differences(running, (*wanted)[i], *got, 0xffffffff))
-          text += running[jobs[i].entry].name + ": " + d + "\n";
+          if (mode.results.empty() || llvm::StringRef(d).contains("result is"))
+            text += running[jobs[i].entry].name + ": " + d + "\n";
     }
     std::vector<uint8_t> out(sizeof sum);
     memcpy(out.data(), &sum, sizeof sum);
@@ -330,6 +343,7 @@ std::vector<std::string> compare_leaving(const Pipeline &running, std::span<cons
   memcpy(&sum, bytes.data(), sizeof sum);
   counts.left += sum.left;
   counts.failed += sum.failed;
+  counts.not_compared += sum.not_compared;
   llvm::SmallVector<StringRef> lines;
   StringRef(reinterpret_cast<const char *>(bytes.data()) + sizeof sum, bytes.size() - sizeof sum)
       .split(lines, '\n', -1, false);

@@ -36,12 +36,16 @@ struct LeaveMode {
   unsigned stranger = 0;
   /// The same for an empty slot: the call leaves and fails, and the image goes on behind it.
   unsigned vanished = 0;
-  bool counts_failed = false; ///< PlanOptions::count_failed
+  /// Programs may reach the limit of tail calls, so no call may succeed through the stub: there, fused code
+  /// starts to count again. Results of runs that do are not compared.
+  bool cyclic = false;
   uint64_t seed = 1;
+  std::vector<uint64_t> results = {}; ///< of every job, where they are not the interpreter's
 };
 
 struct LeaveCounts {
   uint64_t left = 0, failed = 0; ///< calls made by the stub; of these, those that came back
+  uint64_t not_compared = 0;     ///< jobs
 };
 
 struct LeaveImage {
