@@ -2,11 +2,14 @@
 #include "lto/main/command.h"
 
 #include "lto/bundle.h"
+#include "lto/explain.h"
 #include "lto/kernel_pipeline.h"
 #include "lto/load.h"
 #include "lto/output_file.h"
 #include "lto/report.h"
 
+#include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/JSON.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <memory>
@@ -19,12 +22,13 @@ struct LinkCommand {
   std::string manifest, output, save_temps;
   std::vector<std::string> disabled;
   unsigned threads = 0;
-  bool bundle = false, json = false, stats = false, no_debug = false, from_kernel = false;
+  bool bundle = false, json = false, stats = false, no_debug = false, from_kernel = false, explain = false;
 
   Expected<int> run() const;
   Expected<int> run_from_kernel(const Manifest &m) const;
   void set(LinkOptions &options) const;
-  Error print(const LinkReport &report) const;
+  Error print(const LinkReport &report, const Pipeline &pipeline, const LinkResult &result,
+              const LinkOptions &options) const;
 };
 
 void LinkCommand::set(LinkOptions &options) const {
@@ -35,14 +39,23 @@ void LinkCommand::set(LinkOptions &options) const {
   options.progress = progress_line();
 }
 
-Error LinkCommand::print(const LinkReport &report) const {
+Error LinkCommand::print(const LinkReport &report, const Pipeline &pipeline, const LinkResult &result,
+                         const LinkOptions &options) const {
   std::string text;
   llvm::raw_string_ostream os(text);
-  if (json)
-    print_report_json(report, stats, os);
-  else
+  if (!json) {
     print_report(report, stats, os);
-  return put_text({}, text);
+    if (explain)
+      print_explanations(ujit::explain(pipeline, result, options), os);
+    return put_text({}, text);
+  }
+  print_report_json(report, stats, os);
+  if (!explain)
+    return put_text({}, text);
+  llvm::json::Object both;
+  both["report"] = llvm::cantFail(llvm::json::parse(text));
+  both["explanations"] = to_json(ujit::explain(pipeline, result, options));
+  return put_text({}, llvm::formatv("{0:2}\n", llvm::json::Value(std::move(both))).str());
 }
 
 /// The verified programs of the running kernel, for that kernel. What is written holds no address of it.
@@ -60,7 +73,7 @@ Expected<int> LinkCommand::run_from_kernel(const Manifest &m) const {
     if (!image)
       return image.takeError();
     const LinkReport report = make_report(k.canonical.pipeline, image->link, m.name);
-    if (Error e = print(report))
+    if (Error e = print(report, k.canonical.pipeline, image->link, options))
       return e;
     if (Error e = check_gates(report, m.gates, m.file))
       return e;
@@ -96,7 +109,7 @@ Expected<int> LinkCommand::run() const {
   const LinkReport report = make_report(*pipeline, *result, m->name);
 
   // The report comes first: it is what tells how far beyond a gate the build is.
-  if (Error e = print(report))
+  if (Error e = print(report, *pipeline, *result, *options))
     return e;
   if (Error e = check_gates(report, m->gates, m->file))
     return e;
@@ -131,6 +144,9 @@ void add_link(CLI::App &app, Action &action) {
       ->allow_extra_args(false);
   command->add_flag("--no-debug", c->no_debug, "Without debug information; the code is the same");
   command->add_option("--save-temps", c->save_temps, "Folder for the IR of each stage");
+  command->add_flag(
+      "--explain", c->explain,
+      "Of each tail call, lookup and load of configuration: what became of it, and why not more");
   command->add_flag("--stats", c->stats, "Report the time of each phase as well");
   command->add_flag("--json", c->json, "Print the report as JSON");
   command->callback([=, &action] { action = [=] { return c->run(); }; });

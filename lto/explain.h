@@ -1,0 +1,28 @@
+// Why the image is as it is: for each tail call, lookup and load of configuration what became of it, and
+// where that is less than could be, what stands in its way, with the source line.
+#pragma once
+
+#include "lto/link.h"
+
+#include "llvm/Support/JSON.h"
+
+namespace ujit {
+
+struct Explanation {
+  std::string program, source; ///< source: "lb.c:212", or empty
+  uint32_t insn = 0;
+  enum Kind : uint8_t { tail_call, lookup, configuration } kind = tail_call;
+  bool fired = false; ///< everything that there is was done
+  std::string what;   ///< "jmp_tc[1] -> tc_parse_v4: inlined"
+  std::string why;    ///< reason; empty where it is plain
+};
+
+/// Of all reachable programs, sorted by program and instruction. Linear in the instructions.
+std::vector<Explanation> explain(const Pipeline &pipeline, const LinkResult &result,
+                                 const LinkOptions &options);
+
+/// One line each: "lb.c:212: xdp_entry: insn 31: ...".
+void print_explanations(const std::vector<Explanation> &explanations, llvm::raw_ostream &os);
+llvm::json::Value to_json(const std::vector<Explanation> &explanations);
+
+} // namespace ujit
