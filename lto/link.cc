@@ -42,6 +42,7 @@ static constexpr OptimisationName names[] = {
     {"alias-domains", "loads and stores carry the kind of memory they access"},
     {"helper-effects", "calls of helpers carry what they may read and write"},
     {"inline-lookups", "array and per-CPU array lookups become address arithmetic"},
+    {"inline-hash-lookups", "hash tables of the embedded kernel are searched inline"},
     {"fold-config", "read-only data becomes constants before the graph is built"},
     {"forward-state", "stores are forwarded to loads behind a tail call; overwritten stores go"},
     {"inline", "programs with one caller are inlined"},
@@ -224,6 +225,7 @@ private:
     options.alias_domains = enabled("alias-domains");
     options.helper_effects = enabled("helper-effects");
     options.inline_lookups = enabled("inline-lookups");
+    options.inline_hash_lookups = enabled("inline-hash-lookups") && !for_kernel() && !pipeline_.kernel;
     options.fold_config = enabled("fold-config");
     return options;
   }
@@ -349,7 +351,7 @@ private:
                std::vector<uint8_t> &object) {
     if (Error e = save(module, name + ".2-fused"))
       return e;
-    optimise_fused(module, tm, passes);
+    optimise_fused(module, tm, pipeline_, passes);
     if (Error e = save(module, name + ".3-optimised"))
       return e;
     bind_instance(module, layout_);
@@ -417,6 +419,7 @@ private:
     Expected<std::unique_ptr<Module>> module = translate(pipeline_, p, context, options);
     if (!module)
       return module.takeError();
+    forget_effects(**module, options_.opaque_helpers);
     auto tm = machine(Effort::reduced);
     if (!tm)
       return tm.takeError();
@@ -520,6 +523,13 @@ private:
     for (const ImageProgram &p : info.programs)
       for (const KernelCall &call : pipeline_[*pipeline_.find_program(p.name)].kernel_calls)
         symbols.insert(call.symbol);
+    // A resume function knows less than its program, so it may have calls that folded away there.
+    for (ProgId p : result_.leave.resumed)
+      for (const Insn &insn : pipeline_[p].insns)
+        if (const InsnRow *row = find_row(insn); row && row->op == Op::call_helper)
+          if (const Helper *helper = find_helper(uint32_t(insn.imm));
+              helper && helper->id != helper_tail_call)
+            symbols.insert(std::string(helper->name));
     ImageLeave &leave = info.leave.emplace();
     leave.frame_bytes = result_.leave.frame_bytes;
     for (MapId m : result_.leave.prog_arrays)

@@ -38,6 +38,8 @@ Expected<NativeImage> load_native(const Pipeline &pipeline, ProgId entry, std::s
   Expected<ImageInfo> info = read_image_info(image, name);
   if (!info)
     return info.takeError();
+  if (info->leave)
+    return input_error("the image is for a kernel: its entries need a stub").in_file(name).error();
   std::vector<ImageSymbol> extra(helpers.begin(), helpers.end());
   extra.push_back({"ujit_load_packet", reinterpret_cast<const void *>(&load_packet)});
   extra.push_back({"ujit_call_helper", reinterpret_cast<const void *>(&call_helper)});

@@ -1,8 +1,11 @@
 // Leaving an image in the kernel target and coming back: whatever slots look like to fused code, everything
 // observable is what the interpreter gives for what the slots really hold.
 #include "kernel-iface/embedded/pcap.h"
+#include "lto/image_info.h"
 #include "lto/load.h"
+#include "lto/native_image.h"
 #include "lto/report.h"
+#include "lto/single_fetch.h"
 #include "tests/differential/generator.h"
 #include "tests/support/leave_bed.h"
 
@@ -193,6 +196,11 @@ TEST_P(LeavingEdgeLb, Agrees) {
        check(*pipeline, *pipeline, *options, *seeds, {&job, 1}, 1, total, /*may_reach_limit=*/false))
     ADD_FAILURE() << problem;
   total.print();
+  auto image = link_for_kernel(*pipeline, *options);
+  ASSERT_TRUE(bool(image)) << llvm::toString(image.takeError());
+  auto fetches = check_single_fetch(image->result.image.object, *pipeline);
+  ASSERT_TRUE(bool(fetches)) << llvm::toString(fetches.takeError());
+  EXPECT_TRUE(fetches->repeated.empty());
   EXPECT_EQ(total.unfused, 0u);
   EXPECT_GT(total.counts.failed, 1000u);
   EXPECT_GT(total.counts.left, total.counts.failed);
@@ -362,6 +370,45 @@ TEST(Leaving, CountGoesAlong) {
     }
 }
 
+/// The program folds the call of the helper and the second tail call away; its resume function does not see
+/// that r7 is 0.
+TEST(Leaving, ResumeFunctionsKnowLess) {
+  const Case c = parse(R"(
+-- prog entry sched_cls
+r6 = r1
+r7 = *(u32 *)(r1 + 0)
+r7 &= 0
+r2 = map jmp ll
+r3 = 1
+call tail_call
+if r7 != 0 goto other
+r0 = 4
+exit
+other: call get_prandom_u32
+r1 = r6
+r2 = map jmp ll
+r3 = 0
+call tail_call
+exit
+-- prog leaf sched_cls
+r0 = 2
+exit
+-- map jmp prog_array
+0: leaf
+1: leaf
+-- change jmp
+1:
+-- packet
+00 00 00 00 00 00 00 00 00 00 00 00 08 00
+)");
+  const LeaveImage image = image_of(c);
+  EXPECT_EQ(image.info.leave->points.size(), 1u);
+  EXPECT_EQ(image.info.helpers, Lines{"bpf_get_prandom_u32"});
+  LeaveCounts counts;
+  EXPECT_EQ(run_all_leaving(c, image, counts), Lines{});
+  EXPECT_EQ(counts.failed, 1u);
+}
+
 TEST(Leaving, LargeStateStaysUnfused) {
   std::string text = "-- prog entry sched_cls\nr6 = r1\n";
   for (int offset = 8; offset <= 408; offset += 8)
@@ -369,9 +416,10 @@ TEST(Leaving, LargeStateStaysUnfused) {
   text += "r1 = r6\nr2 = map jmp ll\nr3 = 1\ncall tail_call\nr0 = 0\n";
   for (int offset = 8; offset <= 408; offset += 8)
     text += formatv("r1 = *(u64 *)(r10 - {0})\nr0 += r1\n", offset);
-  text += "exit\n-- prog small sched_cls\nr6 = r1\nr2 = map jmp ll\nr3 = 2\ncall tail_call\nr0 = 5\nexit\n"
-          "-- entry entry small\n-- prog leaf sched_cls\nr0 = 3\nexit\n-- map jmp prog_array\n1: leaf\n2: leaf\n"
-          "-- packet\n00 00 00 00 00 00 00 00 00 00 00 00 08 00\n";
+  text +=
+      "exit\n-- prog small sched_cls\nr6 = r1\nr2 = map jmp ll\nr3 = 2\ncall tail_call\nr0 = 5\nexit\n"
+      "-- entry entry small\n-- prog leaf sched_cls\nr0 = 3\nexit\n-- map jmp prog_array\n1: leaf\n2: leaf\n"
+      "-- packet\n00 00 00 00 00 00 00 00 00 00 00 00 08 00\n";
   const Case c = parse(text);
   const LeaveImage image = image_of(c);
   EXPECT_EQ(reason_of(image, 0), "leaving at instruction 56 takes a frame of 416 bytes, the limit is 400");
@@ -456,6 +504,39 @@ TEST(Leaving, ReportNamesPointsAndFrame) {
                           .str()),
             std::string::npos)
       << text;
+}
+
+TEST(Leaving, DescriptionIsChecked) {
+  const LeaveImage image = image_of(parse(everything_alive));
+  const std::string good = print_image_info(image.info);
+  auto same = parse_image_info(good);
+  ASSERT_TRUE(bool(same)) << llvm::toString(same.takeError());
+  EXPECT_EQ(*same, image.info);
+  auto refusal = [&](const std::function<void(ImageLeave &)> &change) {
+    ImageInfo info = image.info;
+    change(*info.leave);
+    auto read = parse_image_info(print_image_info(info));
+    return read ? std::string() : llvm::toString(read.takeError());
+  };
+  const std::string start = "image description: leave.";
+  EXPECT_EQ(refusal([](ImageLeave &l) { l.frame_bytes = 520; }),
+            start + "frame_bytes: expected a multiple of 8, at most 512");
+  EXPECT_EQ(refusal([](ImageLeave &l) { l.frame_bytes = 16; }),
+            start + "points[0].frame_bytes: smaller than a frame can be, or larger than the largest");
+  EXPECT_EQ(refusal([](ImageLeave &l) { l.points[0].insn = 1000; }),
+            "image description: leave: entry has no instruction 1000");
+  EXPECT_EQ(refusal([](ImageLeave &l) { l.points[0].program = "other"; }),
+            "image description: leave: other has no instruction " +
+                std::to_string(image.info.leave->points[0].insn));
+  EXPECT_EQ(refusal([](ImageLeave &l) { l.prog_arrays[0] = "other"; }),
+            "image description: leave: prog array other is not in the instance");
+}
+
+TEST(Leaving, ProcessesRefuseKernelImages) {
+  const Case c = parse(everything_alive);
+  auto loaded = load_native(c.pipeline, c.pipeline.entries[0], image_of(c).result.image.object, "x.ujit");
+  ASSERT_FALSE(bool(loaded));
+  EXPECT_EQ(llvm::toString(loaded.takeError()), "x.ujit: the image is for a kernel: its entries need a stub");
 }
 
 TEST(Leaving, ChainModeIsRefused) {
