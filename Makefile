@@ -4,6 +4,7 @@
 # make bench [QUICK=1]   pipelines side by side: the kernel's own code, ours, fused, each optimisation left out, plain C
 # make prove  prove the lowering of each instruction against the standard, with Z3; under five minutes
 # make fuzz SECONDS=600 [SEED=1]   random pipelines through every executor
+# make fuzz-parsers [FUZZ_MINUTES=30]   libFuzzer on what reads outside bytes: decode, objects, images, manifests
 # make check-vectors   the kernel's own test vectors, out of Debian's linux-source-6.1
 # make check-kernel [KERNEL=6.1|6.12|all] [FILTER=...]   the tests that concern a kernel, in Debian's stock kernels under QEMU
 # make check-kernel MANIFEST=x.ujit.yaml PACKETS=y.pcap [MAPS=seed.json] [KERNEL=...]   a pipeline there: original against installed
@@ -14,7 +15,7 @@ PACKAGES := g++ cmake ninja-build ccache pkg-config llvm-19-dev clang-19 libbpf-
             libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev libz3-dev graphviz iproute2 \
             qemu-system-x86 busybox-static cpio kmod xz-utils e2fsprogs bpftool
 
-.PHONY: all demo check check-kernel prove fuzz check-vectors bench bench-code deps clean
+.PHONY: all demo check check-kernel prove fuzz fuzz-parsers check-vectors bench bench-code deps clean
 
 all: $(BUILD)/build.ninja
 	@cmake --build $(BUILD)
@@ -49,6 +50,11 @@ SEED := 1
 
 fuzz: all
 	@$(BUILD)/ujit-fuzz --seconds $(SECONDS) --seed $(SEED) --out $(BUILD)
+
+FUZZ_MINUTES := 1
+fuzz-parsers: all
+	@cmake --preset fuzz >/dev/null && cmake --build build-fuzz --target decode_fuzz object_fuzz image_fuzz manifest_fuzz
+	@tests/fuzz/run.sh $(BUILD) build-fuzz $(FUZZ_MINUTES)
 
 KERNEL := all
 check-kernel: export BUILD := $(BUILD)
