@@ -1,6 +1,7 @@
 #include "lto/optimise.h"
 
 #include "lto/analyses.h"
+#include "lto/lookup.h"
 #include "lto/test_hooks.h"
 
 #include "translator/error.h"
@@ -165,6 +166,16 @@ FunctionPassManager fused_passes(Effort effort, bool forward_state) {
       fpm.addPass(DSEPass());
     }
   }
+  return fpm;
+}
+
+/// Once memory is settled and lookups are code.
+FunctionPassManager last_passes(Effort effort, bool lookups) {
+  FunctionPassManager fpm;
+  if (effort == Effort::minimal)
+    return fpm;
+  if (lookups && effort == Effort::full)
+    fpm.addPass(JumpThreadingPass()); // on from where it is known whether there is an element
   fpm.addPass(SimplifyCFGPass(cfg_options().sinkCommonInsts(effort == Effort::full)));
   fpm.addPass(InstCombinePass(combine_options()));
   fpm.addPass(ADCEPass());
@@ -227,12 +238,19 @@ void simplify_program(Module &module, TargetMachine &tm) {
     simplify();
 }
 
-void optimise_fused(Module &module, TargetMachine &tm, const PassOptions &options) {
+void optimise_fused(Module &module, TargetMachine &tm, const Pipeline &pipeline, const PassOptions &options) {
   Analyses analyses(tm, module.getContext());
-  for (Function &f : module)
+  auto run = [&](Function &f, FunctionPassManager fpm) {
     if (!f.isDeclaration())
-      fused_passes(effort_for(f), options.forward_state && f.getInstructionCount() <= forward_limit)
-          .run(f, analyses.functions);
+      analyses.functions.invalidate(f, fpm.run(f, analyses.functions));
+  };
+  for (Function &f : module)
+    run(f, fused_passes(effort_for(f), options.forward_state && f.getInstructionCount() <= forward_limit));
+  const std::vector<Function *> searching = expand_lookups(module, pipeline);
+  for (Function *f : searching)
+    analyses.functions.invalidate(*f, PreservedAnalyses::none());
+  for (Function &f : module)
+    run(f, last_passes(effort_for(f), is_contained(searching, &f)));
 }
 
 void clean_up(Module &module, TargetMachine &tm) {

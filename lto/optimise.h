@@ -3,6 +3,7 @@
 #pragma once
 
 #include "lto/kernel_code.h"
+#include "translator/program.h"
 
 #include "llvm/IR/Module.h"
 #include "llvm/Target/TargetMachine.h"
@@ -46,8 +47,9 @@ struct PassOptions {
 /// subprograms.
 void simplify_program(llvm::Module &module, llvm::TargetMachine &tm);
 
-/// Fused functions, after inlining.
-void optimise_fused(llvm::Module &module, llvm::TargetMachine &tm, const PassOptions &options);
+/// Fused functions, after inlining. Lookups in tables of `pipeline` become code.
+void optimise_fused(llvm::Module &module, llvm::TargetMachine &tm, const Pipeline &pipeline,
+                    const PassOptions &options);
 
 /// Merges what lowering the instance symbols made.
 void clean_up(llvm::Module &module, llvm::TargetMachine &tm);

@@ -26,7 +26,7 @@ std::string ir_of(std::string_view text, bool optimised = true) {
   if (optimised) {
     auto tm = make_target_machine("native", Effort::full);
     simplify_program(**module, **tm);
-    optimise_fused(**module, **tm, {});
+    optimise_fused(**module, **tm, c->pipeline, {});
   }
   std::string out;
   llvm::raw_string_ostream os(out);

@@ -8,8 +8,14 @@ namespace ujit {
 
 static auto key(const InstanceSlot &s) { return std::tuple(s.kind, s.id, s.sub); }
 
-static bool has_values(const Map &m) {
-  return m.type == MapType::array || m.type == MapType::percpu_array || m.type == MapType::prog_array;
+bool is_hash_table(const Map &m) {
+  return m.type == MapType::hash || m.type == MapType::percpu_hash || m.type == MapType::lru_hash ||
+         m.type == MapType::lru_percpu_hash;
+}
+
+static bool has_values(const Pipeline &pipeline, const Map &m) {
+  return m.type == MapType::array || m.type == MapType::percpu_array || m.type == MapType::prog_array ||
+         (is_hash_table(m) && !pipeline.kernel);
 }
 
 InstanceLayout::InstanceLayout(const Pipeline &pipeline) {
@@ -18,7 +24,7 @@ InstanceLayout::InstanceLayout(const Pipeline &pipeline) {
     if (m.is_template)
       continue;
     slots_.push_back({InstanceSlot::map, id});
-    if (has_values(m))
+    if (has_values(pipeline, m))
       slots_.push_back({InstanceSlot::values, id});
     for (uint32_t i = 0; i < m.bound.size(); i++)
       slots_.push_back({InstanceSlot::constant, id, i});

@@ -18,7 +18,8 @@ struct InstanceSlot {
   enum Kind : uint8_t {
     map,      ///< the map object, as helpers take it
     values,   ///< arrays and data maps: address of element 0; per-CPU arrays: this CPU's element 0;
-              ///< prog arrays: the slot table, max_entries pointers to ProgramObject (null: empty)
+              ///< prog arrays: the slot table, max_entries pointers to ProgramObject (null: empty);
+              ///< hash tables of the embedded kernel: the first bucket (translator/hash_layout.h)
     constant, ///< a bound constant, zero-extended
     program,  ///< the ProgramObject of a program: what guards compare a prog-array slot with
     cpu,      ///< number of this table's CPU
@@ -38,6 +39,9 @@ struct ProgramObject {
 
 /// Bytes from one element of an array map (also per-CPU) to the next.
 constexpr uint64_t array_stride(uint32_t value_size) { return (uint64_t(value_size) + 7) & ~uint64_t(7); }
+
+/// Hash maps with values, of all four kinds.
+bool is_hash_table(const Map &map);
 
 class InstanceLayout {
 public:

@@ -12,6 +12,7 @@
 //   @ujit.percpu.N            verified form: this CPU's value of per-CPU array N, which has one element. There,
 //                             values.N of a per-CPU array is its table of per-CPU pointers, and @ujit.cpu is not
 //   @ujit.const.N             the contents of a frozen map, as a constant
+//   @ujit.lookup.N            ptr (ptr instance, i64 key words ...), fastcc: the value in hash table N, or null
 //   @ujit.tail_call           void (ptr context, ptr map, i32 index, i32 slot): a tail call; comes back if it
 //                             fails. With TranslateOptions::leaving, a bundle "ujit.live" of pairs (i32 offset
 //                             in the leave frame, value) says what is alive behind it
@@ -46,6 +47,7 @@ struct TranslateOptions {
   bool alias_domains = true;
   bool helper_effects = true;
   bool inline_lookups = true;
+  bool inline_hash_lookups = false; ///< only for tables of the embedded kernel
   bool fold_config = true;
 };
 
@@ -63,6 +65,7 @@ constexpr const char huge_attribute[] = "ujit-huge";
 /// Verified form: per-CPU variables of the kernel are globals of this address space, relative to GS.
 constexpr unsigned gs_address_space = 256;
 
+constexpr const char lookup_prefix[] = "ujit.lookup.";
 constexpr const char live_bundle[] = "ujit.live";
 
 std::string program_symbol(const Program &program);

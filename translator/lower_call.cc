@@ -135,6 +135,11 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
       return Error::success();
     }
   }
+  if (id == helper_map_lookup_elem && map.kind == Kind::map_object && map.id != Provenance::any_map &&
+      has_inline_table(map.id)) {
+    lower_table_lookup(map.id);
+    return Error::success();
+  }
   if (helper->name == "bpf_get_smp_processor_id" && !p_.pipeline.kernel) {
     LoadInst *cpu = builder_.CreateAlignedLoad(i64(), p_.symbol("ujit.cpu", i64()), Align(8));
     cpu->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(p_.context(), {}));

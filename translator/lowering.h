@@ -140,6 +140,9 @@ private:
   Error lower_callx(uint32_t slot, const Insn &insn);
   Error lower_tail_call(uint32_t slot);
   void lower_array_lookup(uint32_t map);
+  bool has_inline_table(uint32_t map) const;
+  void lower_table_lookup(uint32_t map); ///< lower_lookup.cc
+  Value *key_word(const Access &key, uint32_t at, uint32_t size);
   void lower_loop(uint32_t slot, uint32_t callback);
   Value *callback_thunk(uint32_t subprogram);
   llvm::CallInst *call_subprogram(uint32_t callee, llvm::ArrayRef<std::pair<Value *, Provenance>> args);

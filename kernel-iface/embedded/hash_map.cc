@@ -13,11 +13,13 @@
 #include "kernel-iface/embedded/lru_list.h"
 #include "kernel-iface/embedded/map.h"
 #include "kernel-iface/embedded/memory.h"
+#include "translator/hash_layout.h"
 #include "translator/instance.h"
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <linux/bpf.h>
 #include <mutex>
@@ -37,7 +39,21 @@ struct Bucket {
   SpinLock lock;
 };
 
-constexpr uintptr_t end_mark(uint32_t bucket) { return uintptr_t(bucket) << 1 | 1; }
+static_assert(sizeof(Bucket) == HashLayout::bucket && offsetof(Bucket, first) == 0);
+static_assert(sizeof(Node) == HashLayout::key && sizeof(std::atomic<uintptr_t>) == 8);
+// What lies behind a base class has no offset of its own in the standard's eyes; sizes settle the rest.
+static_assert(sizeof(LruNode) == HashLayout::chain && HashLayout::chain + 8 == sizeof(Node));
+static_assert(offsetof(LruNode, hash) == HashLayout::hash &&
+              offsetof(LruNode, referenced) == HashLayout::referenced);
+
+/// In front of the buckets: what generated code needs beside them.
+struct Header {
+  uint32_t seed;
+  uint8_t unused[60];
+};
+static_assert(-int64_t(sizeof(Header)) == HashLayout::seed && offsetof(Header, seed) == 0);
+
+constexpr uintptr_t end_mark(uint32_t bucket) { return hash_end_mark(bucket); }
 constexpr bool is_end(uintptr_t p) { return p & 1 || p == 0; }
 
 /// Keys are read while a recycled node may be rewritten: word by word, and a torn one does not match or is
@@ -75,13 +91,14 @@ public:
         lru_(shape.type == MapType::lru_hash || shape.type == MapType::lru_percpu_hash),
         prealloc_(!(shape.flags & BPF_F_NO_PREALLOC)), value_at_(uint32_t(array_stride(shape.key_size))),
         stride_(array_stride(shape.value_size)), mask_(std::bit_ceil(shape.max_entries) - 1),
-        buckets_(sizeof(Bucket) * (uint64_t(mask_) + 1)),
+        buckets_(sizeof(Header) + sizeof(Bucket) * (uint64_t(mask_) + 1)),
         pool_(node_bytes(), lru_ ? 0 : node_count(),
               prealloc_ ? NodePool::newest_first : NodePool::oldest_first),
         lru_list_(NodePool(node_bytes(), lru_ ? shape.max_entries : 0, NodePool::newest_first)),
         spares_(!lru_ && !percpu_ && prealloc_ ? options.cpus : 0) {
     if (!ok())
       return;
+    reinterpret_cast<Header *>(buckets_.data())->seed = options.hash_seed;
     for (Node *&spare : spares_)
       spare = static_cast<Node *>(pool_.take());
   }
@@ -134,6 +151,7 @@ public:
   }
 
   bool is_percpu() const override { return percpu_; }
+  void *values(uint32_t) override { return buckets(); }
 
   MapContents contents() const override {
     MapContents out;
@@ -178,7 +196,7 @@ private:
   }
 
   static Node *node_at(uintptr_t p) { return reinterpret_cast<Node *>(p); }
-  Bucket *buckets() const { return reinterpret_cast<Bucket *>(buckets_.data()); }
+  Bucket *buckets() const { return reinterpret_cast<Bucket *>(buckets_.data() + sizeof(Header)); }
   Bucket &bucket_of(uint32_t hash) const { return buckets()[hash & mask_]; }
   uintptr_t chain_of(uint32_t b) const { return buckets()[b].first.load(std::memory_order_acquire); }
   uint32_t hash_of(const uint8_t *key) const { return jhash(key, shape_.key_size, options_.hash_seed); }

@@ -1,0 +1,254 @@
+// The search of a hash table as kernel-iface/embedded/hash_map.cc does it, which does it as the kernel: jhash
+// of the key, the bucket's chain, and where the chain ends with another bucket's mark (a node was recycled
+// under our feet) once more from the start. Readers take no lock. Until here a lookup was a call with the
+// effects of the helper, so no pass has seen these loads: they are as many, and in the order, as written
+// here.
+#include "lto/lookup.h"
+
+#include "translator/hash_layout.h"
+#include "translator/instance.h"
+#include "translator/lower.h"
+
+#include "llvm/IR/DebugInfoMetadata.h"
+#include "llvm/IR/IRBuilder.h"
+#include "llvm/IR/MDBuilder.h"
+#include "llvm/Transforms/Utils/BasicBlockUtils.h"
+
+#include <bit>
+
+namespace ujit {
+
+using namespace llvm;
+
+namespace {
+
+/// So many lookups of one map are open-coded in a module; a copy is some 80 instructions.
+constexpr size_t copies_inline = 4;
+
+class Search {
+public:
+  /// Inserts where `b` stands, which must be the end of a block without terminator.
+  Search(IRBuilder<> &b, const Pipeline &pipeline, uint32_t map)
+      : b_(b), map_(pipeline.maps[map]), module_(*b.GetInsertBlock()->getModule()), id_(map) {}
+
+  /// Ends in new blocks; the value's address or null is a phi where `b` stands afterwards.
+  Value *emit(ArrayRef<Value *> words) {
+    Value *table = symbol("ujit.values." + Twine(id_));
+    Value *hash = jhash(words, invariant_load(b_.getInt32Ty(), at(table, HashLayout::seed)));
+    Value *bucket = b_.CreateZExt(b_.CreateAnd(hash, std::bit_ceil(map_.max_entries) - 1), b_.getInt64Ty());
+    Value *first_at =
+        b_.CreateInBoundsGEP(b_.getInt8Ty(), table, b_.CreateMul(bucket, b_.getInt64(HashLayout::bucket)));
+    Value *end_mark = b_.CreateOr(b_.CreateShl(bucket, 1), 1);
+    Type *i64 = b_.getInt64Ty();
+    BasicBlock *start = block(), *walk = block(), *compare = block(), *next = block(), *ended = block(),
+               *found = block(), *done = block();
+    b_.CreateBr(start);
+
+    b_.SetInsertPoint(start);
+    Value *first = chain_load(first_at);
+    b_.CreateCondBr(b_.CreateICmpEQ(first, b_.getInt64(0)), done, walk, rarely());
+
+    b_.SetInsertPoint(walk);
+    PHINode *node = b_.CreatePHI(i64, 2);
+    node->addIncoming(first, start);
+    b_.CreateCondBr(b_.CreateTrunc(node, b_.getInt1Ty()), ended, compare, rarely());
+
+    b_.SetInsertPoint(compare);
+    Value *pointer = b_.CreateIntToPtr(node, b_.getPtrTy());
+    compare_or(relaxed_load(b_.getInt32Ty(), at(pointer, HashLayout::hash)), hash, next);
+    for (size_t i = 0; i < words.size(); ++i)
+      compare_or(relaxed_load(i64, at(pointer, HashLayout::key + 8 * i)), words[i], next);
+    b_.CreateBr(found);
+
+    b_.SetInsertPoint(next);
+    node->addIncoming(chain_load(at(pointer, HashLayout::chain)), next);
+    b_.CreateBr(walk);
+
+    b_.SetInsertPoint(ended);
+    b_.CreateCondBr(b_.CreateICmpEQ(node, end_mark), done, start, often());
+
+    b_.SetInsertPoint(found);
+    if (map_.type == MapType::lru_hash || map_.type == MapType::lru_percpu_hash)
+      reference(at(pointer, HashLayout::referenced));
+    Value *value = at(pointer, HashLayout::key + array_stride(map_.key_size));
+    if (map_.type == MapType::percpu_hash || map_.type == MapType::lru_percpu_hash) {
+      Value *cpu = invariant_load(i64, symbol("ujit.cpu"));
+      value = b_.CreateInBoundsGEP(b_.getInt8Ty(), value,
+                                   b_.CreateMul(cpu, b_.getInt64(array_stride(map_.value_size))));
+    }
+    BasicBlock *last = b_.GetInsertBlock();
+    b_.CreateBr(done);
+
+    b_.SetInsertPoint(done);
+    PHINode *result = b_.CreatePHI(b_.getPtrTy(), 3);
+    Value *null = ConstantPointerNull::get(b_.getPtrTy());
+    result->addIncoming(null, start);
+    result->addIncoming(null, ended);
+    result->addIncoming(value, last);
+    return result;
+  }
+
+private:
+  BasicBlock *block() {
+    BasicBlock *from = b_.GetInsertBlock();
+    return BasicBlock::Create(b_.getContext(), "", from->getParent(), from->getNextNode());
+  }
+  MDNode *rarely() { return MDBuilder(b_.getContext()).createBranchWeights(1, 32); }
+  MDNode *often() { return MDBuilder(b_.getContext()).createBranchWeights(1000, 1); }
+
+  Value *symbol(const Twine &name) {
+    std::string n = name.str();
+    if (GlobalVariable *g = module_.getNamedGlobal(n))
+      return g;
+    return new GlobalVariable(module_, b_.getInt8Ty(), false, GlobalValue::ExternalLinkage, nullptr, n);
+  }
+  Value *at(Value *base, int64_t offset) {
+    return b_.CreateConstGEP1_64(b_.getInt8Ty(), base, uint64_t(offset));
+  }
+  Value *invariant_load(Type *type, Value *at) {
+    LoadInst *l = b_.CreateAlignedLoad(type, at, Align(type->getPrimitiveSizeInBits() / 8));
+    l->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(b_.getContext(), {}));
+    return l;
+  }
+  Value *relaxed_load(Type *type, Value *at) {
+    LoadInst *l = b_.CreateAlignedLoad(type, at, Align(type->getPrimitiveSizeInBits() / 8));
+    l->setAtomic(AtomicOrdering::Monotonic);
+    return l;
+  }
+  Value *chain_load(Value *at) {
+    LoadInst *l = b_.CreateAlignedLoad(b_.getInt64Ty(), at, Align(8));
+    l->setAtomic(AtomicOrdering::Acquire);
+    return l;
+  }
+  void compare_or(Value *a, Value *b, BasicBlock *otherwise) {
+    BasicBlock *equal = block();
+    b_.CreateCondBr(b_.CreateICmpEQ(a, b), equal, otherwise, often());
+    b_.SetInsertPoint(equal);
+  }
+  /// Written only when it changes: other CPUs read the same line.
+  void reference(Value *bit) {
+    LoadInst *old = b_.CreateAlignedLoad(b_.getInt8Ty(), bit, Align(1));
+    old->setAtomic(AtomicOrdering::Monotonic);
+    BasicBlock *mark = block(), *marked = block();
+    b_.CreateCondBr(b_.CreateICmpEQ(old, b_.getInt8(0)), mark, marked, rarely());
+    b_.SetInsertPoint(mark);
+    b_.CreateAlignedStore(b_.getInt8(1), bit, Align(1))->setAtomic(AtomicOrdering::Monotonic);
+    b_.CreateBr(marked);
+    b_.SetInsertPoint(marked);
+  }
+
+  Value *rotate(Value *v, unsigned by) {
+    return b_.CreateIntrinsic(Intrinsic::fshl, {b_.getInt32Ty()}, {v, v, b_.getInt32(by)});
+  }
+
+  /// kernel-iface/embedded/jhash.h, line by line.
+  Value *jhash(ArrayRef<Value *> words, Value *seed) {
+    const uint32_t size = map_.key_size;
+    auto word = [&](uint32_t i) -> Value * { // of 4 bytes
+      return b_.CreateTrunc(i % 2 ? b_.CreateLShr(words[i / 2], 32) : words[i / 2], b_.getInt32Ty());
+    };
+    Value *a = b_.CreateAdd(seed, b_.getInt32(0xdeadbeef + size)), *b = a, *c = a;
+    auto take = [&](uint32_t i) { // three words; what is behind the key's end counts as 0
+      Value **parts[] = {&a, &b, &c};
+      for (uint32_t k = 0; k < 3; ++k)
+        if ((i + k) * 4 < size)
+          *parts[k] = b_.CreateAdd(*parts[k], word(i + k));
+    };
+    uint32_t rest = size, i = 0;
+    for (; rest > 12; rest -= 12, i += 3) {
+      take(i);
+      auto mix = [&](Value *&x, Value *&y, Value *&z, unsigned by) {
+        x = b_.CreateXor(b_.CreateSub(x, z), rotate(z, by));
+        z = b_.CreateAdd(z, y);
+      };
+      mix(a, b, c, 4);
+      mix(b, c, a, 6);
+      mix(c, a, b, 8);
+      mix(a, b, c, 16);
+      mix(b, c, a, 19);
+      mix(c, a, b, 4);
+    }
+    take(i);
+    auto final = [&](Value *&x, Value *y, unsigned by) {
+      x = b_.CreateSub(b_.CreateXor(x, y), rotate(y, by));
+    };
+    final(c, b, 14);
+    final(a, c, 11);
+    final(b, a, 25);
+    final(c, b, 16);
+    final(a, c, 4);
+    final(b, a, 14);
+    final(c, b, 24);
+    return c;
+  }
+
+  IRBuilder<> &b_;
+  const Map &map_;
+  Module &module_;
+  uint32_t id_;
+};
+
+void expand_in_place(CallInst *call, const Pipeline &pipeline, uint32_t map) {
+  BasicBlock *before = call->getParent();
+  BasicBlock *behind = before->splitBasicBlock(call);
+  before->getTerminator()->eraseFromParent();
+  IRBuilder<> b(before);
+  // The compiler's own loads: single_fetch.h counts those of a program's instructions.
+  if (const DILocation *l = call->getDebugLoc())
+    b.SetCurrentDebugLocation(DILocation::get(l->getContext(), 0, 0, l->getScope(), l->getInlinedAt()));
+  SmallVector<Value *> words(drop_begin(call->args()));
+  Value *result = Search(b, pipeline, map).emit(words);
+  b.CreateBr(behind);
+  call->replaceAllUsesWith(result);
+  call->eraseFromParent();
+}
+
+/// The declaration becomes the function.
+void expand_out_of_line(Function &f, const Pipeline &pipeline, uint32_t map) {
+  add_code_attributes(f);
+  f.setLinkage(GlobalValue::InternalLinkage);
+  IRBuilder<> b(BasicBlock::Create(f.getContext(), "entry", &f));
+  SmallVector<Value *> words;
+  for (Argument &a : drop_begin(f.args()))
+    words.push_back(&a);
+  b.CreateRet(Search(b, pipeline, map).emit(words));
+}
+
+} // namespace
+
+std::vector<Function *> expand_lookups(Module &module, const Pipeline &pipeline) {
+  std::vector<Function *> changed;
+  for (Function &f : make_early_inc_range(module)) {
+    StringRef name = f.getName();
+    uint32_t map;
+    if (!f.isDeclaration() || !name.consume_front(lookup_prefix) || name.getAsInteger(10, map))
+      continue;
+    SmallVector<CallInst *> hot;
+    size_t others = 0;
+    for (User *u : f.users()) {
+      auto *call = cast<CallInst>(u);
+      const bool small = call->getFunction()->hasFnAttribute(Attribute::Cold) ||
+                         call->getFunction()->hasFnAttribute(huge_attribute);
+      if (small)
+        ++others;
+      else
+        hot.push_back(call);
+    }
+    if (hot.size() <= copies_inline) {
+      for (CallInst *call : hot) {
+        if (std::find(changed.begin(), changed.end(), call->getFunction()) == changed.end())
+          changed.push_back(call->getFunction());
+        expand_in_place(call, pipeline, map);
+      }
+    } else {
+      others += hot.size();
+    }
+    if (others)
+      expand_out_of_line(f, pipeline, map);
+    else
+      f.eraseFromParent();
+  }
+  return changed;
+}
+
+} // namespace ujit
