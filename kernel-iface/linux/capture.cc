@@ -243,11 +243,11 @@ Error Attempt::read_code() {
   std::vector<uint32_t> ids;
   for (const CapturedProgram &program : out_.programs)
     ids.push_back(program.id);
-  Expected<std::vector<ProgramFacts>> all = reader_.programs(ids);
+  Expected<std::vector<ProgramInKernel>> all = reader_.programs(ids);
   if (!all)
     return all.takeError();
   std::vector<KernelRange> ranges;
-  for (const ProgramFacts &facts : *all)
+  for (const ProgramInKernel &facts : *all)
     for (CapturedProgram &program : out_.programs) {
       if (program.id != facts.record.id)
         continue;
@@ -310,13 +310,13 @@ Error Attempt::check_slots() {
 }
 
 Error Attempt::check_refusals() {
-  Expected<std::vector<ProgramFacts>> all = reader_.programs({});
+  Expected<std::vector<ProgramInKernel>> all = reader_.programs({});
   if (!all)
     return all.takeError();
   Expected<std::vector<link_record>> links = reader_.links();
   if (!links)
     return links.takeError();
-  for (const ProgramFacts &facts : *all)
+  for (const ProgramInKernel &facts : *all)
     for (CapturedProgram &program : out_.programs)
       if (program.id == facts.record.id)
         program.refused = refusal_of(program, facts, *links, out_.maps);

@@ -69,7 +69,7 @@ bool has_pointer_masks(std::span<const Insn> insns) {
 
 } // namespace
 
-std::string refusal_of(const CapturedProgram &program, const ProgramFacts &facts,
+std::string refusal_of(const CapturedProgram &program, const ProgramInKernel &facts,
                        std::span<const link_record> links, std::span<const CapturedMap> maps) {
   const uint32_t flags = facts.record.flags;
   if (flags & program_not_jited)

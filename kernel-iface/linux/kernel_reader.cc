@@ -142,14 +142,14 @@ Expected<KernelReader> KernelReader::load() {
   return KernelReader(std::move(state));
 }
 
-Expected<std::vector<ProgramFacts>> KernelReader::programs(std::span<const uint32_t> ids) {
+Expected<std::vector<ProgramInKernel>> KernelReader::programs(std::span<const uint32_t> ids) {
   for (uint32_t id : ids)
     if (Error e = state_->want("wanted_programs", id))
       return e;
   Expected<std::vector<uint8_t>> bytes = state_->run("show_program");
   if (!bytes)
     return bytes.takeError();
-  std::vector<ProgramFacts> out;
+  std::vector<ProgramInKernel> out;
   size_t at = 0;
   auto take = [&](auto &record) {
     if (bytes->size() - at < sizeof record)
@@ -159,7 +159,7 @@ Expected<std::vector<ProgramFacts>> KernelReader::programs(std::span<const uint3
     return true;
   };
   while (at < bytes->size()) {
-    ProgramFacts facts;
+    ProgramInKernel facts;
     bool whole = take(facts.record);
     for (uint32_t i = 0; whole && i < facts.record.functions; i++)
       whole = take(facts.functions.emplace_back());
@@ -233,13 +233,13 @@ Expected<uint64_t> KernelReader::call_base() {
   };
   const std::array program_ids{id_of(bpf_program__fd(state_->program("known_call")), bpf_prog_info{})};
   const std::array map_ids{id_of(state_->map("known_call_map"), bpf_map_info{})};
-  Expected<std::vector<ProgramFacts>> programs = this->programs(program_ids);
+  Expected<std::vector<ProgramInKernel>> programs = this->programs(program_ids);
   if (!programs)
     return programs.takeError();
   Expected<std::vector<map_record>> maps = this->maps(map_ids);
   if (!maps)
     return maps.takeError();
-  for (const ProgramFacts &program : *programs)
+  for (const ProgramInKernel &program : *programs)
     for (const map_record &map : *maps) {
       if (program.record.id != program_ids[0] || map.id != map_ids[0])
         continue;

@@ -15,7 +15,7 @@ struct bpf_program;
 
 namespace ujit {
 
-struct ProgramFacts {
+struct ProgramInKernel {
   program_record record{};
   std::vector<function_record> functions; ///< main first
 };
@@ -35,7 +35,7 @@ public:
   ~KernelReader();
 
   // Each of these tells of all ids that this reader was ever asked for, as far as they exist, in no order.
-  Expected<std::vector<ProgramFacts>> programs(std::span<const uint32_t> ids);
+  Expected<std::vector<ProgramInKernel>> programs(std::span<const uint32_t> ids);
   Expected<std::vector<map_record>> maps(std::span<const uint32_t> ids);
   /// Tracing links (fentry, fexit, fmod_ret, freplace) whose target is one of the programs asked for.
   Expected<std::vector<link_record>> links();

@@ -203,7 +203,7 @@ Error check_stubs(std::span<const StubSpec> specs, std::span<const int> stubs) {
     return facts.takeError();
   for (size_t i = 0; i < ids.size(); ++i) {
     const CapturedProgram &original = *specs[i].original;
-    auto stub = llvm::find_if(*facts, [&](const ProgramFacts &f) { return f.record.id == ids[i]; });
+    auto stub = llvm::find_if(*facts, [&](const ProgramInKernel &f) { return f.record.id == ids[i]; });
     if (stub == facts->end())
       return unsupported(formatv("the kernel tells nothing of the stub of {0}", original.name)).error();
     const program_record &r = stub->record;
