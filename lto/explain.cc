@@ -1,5 +1,6 @@
 #include "lto/explain.h"
 
+#include "translator/hash_layout.h"
 #include "translator/helper.h"
 #include "translator/provenance.h"
 
@@ -231,11 +232,19 @@ private:
     } else {
       const Map &m = pipeline_.maps[map.id];
       const bool array = m.type == MapType::array || m.type == MapType::percpu_array;
-      e.fired = array && !disabled("inline-lookups");
+      const bool table = is_hash_table(m) && !m.is_template && m.key_size <= longest_inline_key &&
+                         options_.target == LinkTarget::embedded;
+      e.fired = (array && !disabled("inline-lookups")) || (table && !disabled("inline-hash-lookups"));
       e.what = formatv("lookup in {0} ({1}): {2}", m.name, name_of(m.type),
-                       e.fired ? "address arithmetic" : "a call");
+                       !e.fired ? "a call"
+                       : array  ? "address arithmetic"
+                                : "hash and bucket walk in place");
       if (!e.fired)
-        e.why = array ? "switched off" : "only arrays are addressed without a call";
+        e.why = array || table ? "switched off"
+                : is_hash_table(m) && options_.target != LinkTarget::embedded
+                    ? "the kernel's table is searched by the kernel"
+                : is_hash_table(m) ? "the key is too long"
+                                   : "maps of this type are searched by a call";
     }
     out_.push_back(std::move(e));
   }
