@@ -76,7 +76,7 @@ public:
     if (Error e = prepare())
       return e;
     DryRun out;
-    for (size_t i = 0; i < images_.size(); ++i) {
+    for (size_t i = 0; i < images_.size() && kernel_->refusal.empty(); ++i) {
       Expected<std::vector<uint8_t>> ko = write_module(images_[i].spec, *kernel_);
       if (!ko)
         return ko.takeError();
@@ -153,7 +153,7 @@ private:
     Expected<Fd> kill_switch = make_kill_switch();
     if (!kill_switch)
       return kill_switch.takeError();
-    if (Error e = folder_->pin(kill_switch->get(), switch_pin))
+    if (Error e = pin(*kill_switch, switch_pin))
       return e;
     for (size_t p = 0; p < images_.size(); ++p) {
       Expected<LiveImage> live = bring_up(source_.pipelines[p], images_[p], *kernel_, *kill_switch);
@@ -166,18 +166,17 @@ private:
     size_t arrays = 0;
     for (size_t p = 0; p < images_.size(); ++p)
       for (MapId m : all_prog_arrays(p))
-        if (Error e = folder_->pin(source_.pipelines[p].captured(m).fd.get(), prog_array_pin(arrays++)))
+        if (Error e = pin(source_.pipelines[p].captured(m).fd, prog_array_pin(arrays++)))
           return e;
     for (size_t i = 0; i < state_.entries.size(); ++i) {
       const auto [p, n] = where_[i];
       const KernelPipeline &k = source_.pipelines[p];
       LiveImage::Entry &entry = live_[p].entries[n];
-      Error e = folder_->pin(k.captured(k.entries[n].program).fd.get(), original_pin(i));
-      if (!e)
-        e = folder_->pin(entry.originals.get(), originals_pin(i));
-      if (!e)
-        e = folder_->pin(entry.stub.get(), stub_pin(i));
-      if (e)
+      if (Error e = pin(k.captured(k.entries[n].program).fd, original_pin(i)))
+        return e;
+      if (Error e = pin(entry.originals, originals_pin(i)))
+        return e;
+      if (Error e = pin(entry.stub, stub_pin(i)))
         return e;
       bpf_prog_info info{};
       uint32_t size = sizeof info;
@@ -187,10 +186,9 @@ private:
     }
     for (size_t p = 0; p < live_.size(); ++p)
       if (live_[p].left)
-        if (Error e = folder_->pin(live_[p].left.get(), left_pin(p)))
+        if (Error e = pin(live_[p].left, left_pin(p)))
           return e;
-    step("pinned");
-    return folder_->update(state_);
+    return write_state();
   }
 
   Error swap() {
@@ -206,16 +204,30 @@ private:
         if (!a)
           return a.takeError();
         entry.point = a->point;
+        step("attached");
         if (a->link)
-          if (Error e = folder_->pin(a->link.get(), link_pin(i)))
+          if (Error e = pin(a->link, link_pin(i)))
             return e;
       }
       step("swapped");
-      if (Error e = folder_->update(state_))
+      if (Error e = write_state())
         return e;
     }
     state_.phase = "installed";
-    return folder_->update(state_);
+    return write_state();
+  }
+
+  Error pin(const Fd &fd, const std::string &name) {
+    if (Error e = folder_->pin(fd.get(), name))
+      return e;
+    step("pinned");
+    return Error::success();
+  }
+  Error write_state() {
+    if (Error e = folder_->update(state_))
+      return e;
+    step("written");
+    return Error::success();
   }
 
   std::vector<MapId> all_prog_arrays(size_t p) const {

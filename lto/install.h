@@ -31,7 +31,7 @@ Expected<Installed> install(const Manifest &manifest, const InstallOptions &opti
 /// objects.
 struct DryRun {
   std::vector<LinkReport> reports;
-  std::vector<size_t> module_bytes;
+  std::vector<size_t> module_bytes;  ///< one for each report; empty where the kernel takes no modules
   std::vector<std::string> refusals; ///< why this kernel would not take the module; empty: it would
 };
 Expected<DryRun> install_dry_run(const Manifest &manifest, const InstallOptions &options);

@@ -31,7 +31,7 @@ uint64_t fresh_identity(const LinkResult &link) {
 }
 
 /// The instance table of this boot.
-Expected<std::vector<uint64_t>> fill_instance(const KernelPipeline &k, const ImageInfo &info) {
+std::vector<uint64_t> fill_instance(const KernelPipeline &k, const ImageInfo &info) {
   std::vector<uint64_t> table;
   for (const ImageSlot &s : info.instance) {
     const InstanceSlot &slot = s.slot;
@@ -44,14 +44,16 @@ Expected<std::vector<uint64_t>> fill_instance(const KernelPipeline &k, const Ima
       table.push_back(k.canonical.pipeline[MapId(slot.id)].bound[slot.sub].value);
       break;
     case InstanceSlot::program: table.push_back(k.captured(ProgId(slot.id)).address); break;
-    case InstanceSlot::cpu:
-      return internal_error("an image for the kernel with the CPU in its instance").error();
+    case InstanceSlot::cpu: table.push_back(0); break; // code for kernels asks the kernel
     }
   }
   return table;
 }
 
-Expected<std::map<std::string, uint64_t>> resolve(const KernelPipeline &k, const ImageInfo &info) {
+/// Addresses of what the image and the module's own code name. A kernel that takes no module (`for_show`) may
+/// lack some: the size of the module is known all the same.
+Expected<std::map<std::string, uint64_t>> resolve(const KernelPipeline &k, const ImageInfo &info,
+                                                  bool for_show) {
   std::map<std::string, uint64_t> known = k.capture.addresses;
   for (const auto &[address, name] : k.capture.symbols)
     known.emplace(name, address);
@@ -60,9 +62,12 @@ Expected<std::map<std::string, uint64_t>> resolve(const KernelPipeline &k, const
     auto it = known.find(name);
     if (it != known.end())
       out[name] = it->second;
+    else if (for_show)
+      out[name] = 0;
     else if (!resolved_by_kernel(name))
-      return unsupported(formatv("this kernel has no function {0}, which the image calls", name))
-          .with_hint("`--no-opt inline-lookups` calls fewer")
+      return unsupported(
+                 formatv("this kernel's list of symbols does not have {0}, which the image needs", name))
+          .with_hint("a kernel with CONFIG_KALLSYMS_ALL has variables, too")
           .error();
     return Error::success();
   };
@@ -149,11 +154,8 @@ Expected<KernelImage> link_for_kernel(const KernelPipeline &k, const ModuleKerne
     spec.maps.push_back(&k.captured(MapId(i)));
   for (uint32_t i = 0; i < k.canonical.programs.size(); ++i)
     spec.programs.push_back(&k.captured(ProgId(i)));
-  Expected<std::vector<uint64_t>> instance = fill_instance(k, image.info);
-  if (!instance)
-    return instance.takeError();
-  spec.instance = std::move(*instance);
-  Expected<std::map<std::string, uint64_t>> addresses = resolve(k, image.info);
+  spec.instance = fill_instance(k, image.info);
+  Expected<std::map<std::string, uint64_t>> addresses = resolve(k, image.info, !kernel.refusal.empty());
   if (!addresses)
     return addresses.takeError();
   spec.addresses = std::move(*addresses);

@@ -77,9 +77,16 @@ Error restore(const InstallationFolder &folder, size_t n, InstalledEntry entry, 
   if (!stub)
     return stub.takeError();
   if (entry.fresh) {
-    if (Error e = folder.unpin(link_pin(n))) // a link of ours ends with its pin
+    Expected<Fd> link = folder.get(link_pin(n));
+    if (!link)
+      return link.takeError();
+    if (*link) { // detached at once; a link whose last reference goes is freed a little later
+      if (int e = bpf_link_detach(link->get()))
+        return bpf_error(-e, "detaching " + describe(entry.point)).error();
+    }
+    if (Error e = folder.unpin(link_pin(n)))
       return e;
-    if (entry.point.link_id != 0 || entry.point.hook == HookKind::tcx_ingress ||
+    if (*link || entry.point.link_id != 0 || entry.point.hook == HookKind::tcx_ingress ||
         entry.point.hook == HookKind::tcx_egress)
       return Error::success();
   }

@@ -51,6 +51,7 @@ bool resolved_by_kernel(StringRef symbol) {
 namespace {
 
 constexpr uint64_t kernel_image_start = 0xffffffff80000000; ///< kernel, modules and jited code lie above
+constexpr uint64_t per_cpu_end = 1 << 24;                   ///< addresses of per-CPU variables lie below
 
 /// One of the two objects, and where its sections went.
 struct Input {
@@ -371,7 +372,9 @@ private:
     if (address == spec_.addresses.end() || address->second == 0)
       return fail("a function of the kernel whose address is not known");
     const uint64_t at = address->second, value = at + r.addend;
-    if ((r.type == R_X86_64_PLT32 || r.type == R_X86_64_PC32) && at < kernel_image_start)
+    // Per-CPU variables are numbers near 0, which wraps around to them from a module.
+    const bool variable = r.type == R_X86_64_PC32 && at < per_cpu_end && opcode != 0xe8 && opcode != 0xe9;
+    if ((r.type == R_X86_64_PLT32 || r.type == R_X86_64_PC32) && at < kernel_image_start && !variable)
       return fail("out of reach of a call from a module");
     if (r.type == R_X86_64_32S && !llvm::isInt<32>(int64_t(value)))
       return fail("does not fit in 32 bits");

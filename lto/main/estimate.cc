@@ -28,8 +28,8 @@ struct Estimate {
   LinkReport report;
   uint64_t kernel_code_bytes = 0; ///< the kernel JIT's code of the programs that would be fused
   uint32_t kernel_programs = 0;
-  size_t module_bytes = 0;
-  double seconds = 0; ///< to capture, link and write the module
+  size_t module_bytes = 0; ///< 0: the kernel takes no modules
+  double seconds = 0;      ///< to capture, link and write the module
   std::vector<std::string> blockers;
 };
 
@@ -46,14 +46,16 @@ Expected<Estimate> estimate(const KernelPipeline &k, const ModuleKernel &kernel,
   Expected<KernelImage> image = link_for_kernel(k, kernel, options);
   if (!image)
     return image.takeError();
-  Expected<std::vector<uint8_t>> module = write_module(image->spec, kernel);
-  if (!module)
-    return module.takeError();
   Estimate e;
+  if (kernel.refusal.empty()) {
+    Expected<std::vector<uint8_t>> module = write_module(image->spec, kernel);
+    if (!module)
+      return module.takeError();
+    e.module_bytes = module->size();
+  }
   e.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   e.type = name_of(k.type);
   e.report = make_report(k.canonical.pipeline, image->link, k.options.name);
-  e.module_bytes = module->size();
   for (size_t p : k.canonical.programs) {
     Expected<uint64_t> bytes = jited_bytes(k.capture.programs[p]);
     if (!bytes)
@@ -84,8 +86,11 @@ void print(const Estimate &e, llvm::raw_ostream &os) {
       e.kernel_code_bytes ? double(r.code_bytes) / double(e.kernel_code_bytes) : 0.0);
   for (const std::string &b : e.blockers)
     os << "  blocker     " << b << '\n';
-  os << formatv("  cost        {0:F0} ms to link, {1} bytes of module, {2} bytes of stack\n", e.seconds * 1e3,
-                e.module_bytes, r.stack_bytes);
+  os << formatv("  cost        {0:F0} ms to link, {1} bytes of code, {2} bytes of stack", e.seconds * 1e3,
+                r.code_bytes, r.stack_bytes);
+  if (e.module_bytes)
+    os << formatv(", {0} bytes of module", e.module_bytes);
+  os << '\n';
 }
 
 json::Value to_json(const Estimate &e) {

@@ -135,7 +135,8 @@ Expected<int> InstallCommand::dry() const {
   } else {
     for (size_t i = 0; i < result->reports.size(); ++i) {
       print_report(result->reports[i], false, os);
-      os << formatv("  module      {0} bytes\n", result->module_bytes[i]);
+      if (i < result->module_bytes.size())
+        os << formatv("  module      {0} bytes\n", result->module_bytes[i]);
     }
     for (const std::string &r : result->refusals)
       os << "  not loadable here: " << r << '\n';
