@@ -48,8 +48,12 @@ public:
       : manifest_(manifest), options_(options) {}
 
   Expected<Installed> run() {
+    state_.name = options_.name.empty() ? manifest_.name : options_.name;
+    if (Error e = InstallationFolder::check_free(state_.name))
+      return e;
     if (Error e = prepare())
       return e;
+    step("prepared");
     // Beyond this point everything is linked, and nothing has been changed but that the manifest's objects
     // are loaded.
     if (Error e = remember())
@@ -121,7 +125,6 @@ private:
           .in_file(manifest_.file)
           .with_hint("attach: [ { program: NAME, interface: eth0, hook: xdp } ]")
           .error();
-    state_.name = options_.name.empty() ? manifest_.name : options_.name;
     state_.tool = options_.tool;
     state_.phase = "installing";
     json::Array images;

@@ -1,5 +1,6 @@
 #include "lto/kernel_pipeline.h"
 
+#include "kernel-iface/linux/installation.h"
 #include "kernel-iface/linux/maps.h"
 #include "lto/load.h"
 
@@ -170,6 +171,25 @@ Expected<std::vector<KernelPipeline>> capture_groups(const Manifest &manifest, s
   return out;
 }
 
+/// A stub is no program to fuse: it stands for one that is fused already.
+Error refuse_stub(uint32_t id, const AttachPoint &point) {
+  Expected<std::vector<std::string>> names = InstallationFolder::list();
+  if (!names)
+    return names.takeError();
+  for (const std::string &name : *names) {
+    Expected<InstallationFolder> folder = InstallationFolder::open(name);
+    if (!folder)
+      return folder.takeError();
+    for (const InstalledEntry &e : folder->installation().entries)
+      if (e.stub_id == id)
+        return input_error(
+                   formatv("what is attached at {0} is installed already, as '{1}'", describe(point), name))
+            .with_hint("take that out first: ujit-lto uninstall " + name)
+            .error();
+  }
+  return Error::success();
+}
+
 /// Finds what is attached at a point of the manifest, and completes the point.
 Expected<Wanted> find_running(const Manifest &manifest, const ManifestAttach &a, std::vector<Fd> &held) {
   Wanted w;
@@ -184,6 +204,8 @@ Expected<Wanted> find_running(const Manifest &manifest, const ManifestAttach &a,
     return manifest_error(manifest, a.place, "no program is attached at " + describe(w.point))
         .with_hint("`bpftool net` and `bpftool map dump` show what is")
         .error();
+  if (Error e = refuse_stub(**id, w.point))
+    return e;
   held.emplace_back(bpf_prog_get_fd_by_id(**id));
   if (!held.back())
     return bpf_error(errno, formatv("opening program {0} at {1}", **id, describe(w.point))).error();

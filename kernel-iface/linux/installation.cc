@@ -129,6 +129,20 @@ static Error check_bpffs() {
   return Error::success();
 }
 
+static Error already_there(const std::string &name) {
+  return input_error(formatv("'{0}' is installed already, or an earlier attempt broke off", name))
+      .with_hint(formatv("see `ujit-lto status {0}`; `ujit-lto uninstall {0}` takes it out", name))
+      .error();
+}
+
+Error InstallationFolder::check_free(const std::string &name) {
+  if (Error e = check_installation_name(name))
+    return e;
+  if (Error e = check_bpffs())
+    return e;
+  return access(folder_of(name).c_str(), F_OK) == 0 ? already_there(name) : Error::success();
+}
+
 Expected<InstallationFolder> InstallationFolder::create(const Installation &installation) {
   if (Error e = check_installation_name(installation.name))
     return e;
@@ -139,11 +153,7 @@ Expected<InstallationFolder> InstallationFolder::create(const Installation &inst
   InstallationFolder folder(folder_of(installation.name));
   if (mkdir(folder.path_.c_str(), 0700)) {
     if (errno == EEXIST)
-      return input_error(
-                 formatv("'{0}' is installed already, or an earlier attempt broke off", installation.name))
-          .with_hint(
-              formatv("see `ujit-lto status {0}`; `ujit-lto uninstall {0}` takes it out", installation.name))
-          .error();
+      return already_there(installation.name);
     return bpf_error(errno, "making " + folder.path_).error();
   }
   folder.installation_ = installation;

@@ -39,6 +39,8 @@ Error check_installation_name(const std::string &name);
 
 class InstallationFolder {
 public:
+  /// Errors: those of create(), where they can be told in advance.
+  static Error check_free(const std::string &name);
   /// Makes the folder and the state. Errors: it exists already (installed, or left over by a crash), bpffs is
   /// not mounted, missing privileges.
   static Expected<InstallationFolder> create(const Installation &installation);
