@@ -4,8 +4,10 @@
 
 #include "translator/lower.h"
 
+#include "llvm/Analysis/LoopInfo.h"
 #include "llvm/IR/Constants.h"
 #include "llvm/IR/DebugInfoMetadata.h"
+#include "llvm/IR/Dominators.h"
 #include "llvm/IR/IRBuilder.h"
 #include "llvm/IR/MDBuilder.h"
 #include "llvm/IR/ReplaceConstant.h"
@@ -74,6 +76,29 @@ Value *this_cpu_address(IRBuilder<> &b, Value *offset_at) {
   return b.CreateIntToPtr(sum, b.getPtrTy());
 }
 
+/// The instance never changes, so that its loads stand in front of all loops that their use is in.
+class Placement {
+public:
+  Instruction *in_front_of_loops(Instruction *use) {
+    Function &f = *use->getFunction();
+    std::unique_ptr<Loops> &loops = known_[&f];
+    if (!loops)
+      loops = std::make_unique<Loops>(f);
+    BasicBlock *at = use->getParent();
+    for (Loop *l = loops->loops.getLoopFor(at); l; l = loops->loops.getLoopFor(at))
+      at = loops->tree.getNode(l->getHeader())->getIDom()->getBlock();
+    return at == use->getParent() ? use : at->getTerminator();
+  }
+
+private:
+  struct Loops {
+    explicit Loops(Function &f) : tree(f), loops(tree) {}
+    DominatorTree tree;
+    LoopInfo loops;
+  };
+  DenseMap<Function *, std::unique_ptr<Loops>> known_;
+};
+
 } // namespace
 
 void bind_instance(Module &module, const InstanceLayout &layout) {
@@ -82,6 +107,7 @@ void bind_instance(Module &module, const InstanceLayout &layout) {
     if (auto s = parse_symbol(g.getName()))
       symbols.push_back({&g, *s});
   MDNode *none = MDNode::get(module.getContext(), {});
+  Placement placement;
   for (auto &[global, symbol] : symbols) {
     convertUsersOfConstantsToInstructions(global);
     while (!global->use_empty()) {
@@ -90,6 +116,8 @@ void bind_instance(Module &module, const InstanceLayout &layout) {
       Instruction *at = user;
       if (auto *phi = dyn_cast<PHINode>(user))
         at = phi->getIncomingBlock(use)->getTerminator();
+      if (!at->getFunction()->hasFnAttribute(huge_attribute))
+        at = placement.in_front_of_loops(at);
       IRBuilder<> b(at);
       // The compiler's own loads: single_fetch.h counts those of a program's instructions.
       if (const DILocation *l = at->getDebugLoc())

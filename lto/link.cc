@@ -45,6 +45,9 @@ static constexpr OptimisationName names[] = {
     {"inline-hash-lookups", "hash tables of the embedded kernel are searched inline"},
     {"fold-config", "read-only data becomes constants before the graph is built"},
     {"forward-state", "stores are forwarded to loads behind a tail call; overwritten stores go"},
+    {"merge-bytes", "loads and stores of bytes that are a word become one"},
+    {"conditions", "checks that earlier checks imply go"},
+    {"loops", "loops are rotated and unrolled, what does not change in them is computed before"},
     {"inline", "programs with one caller are inlined"},
     {"clone", "small shared programs are copied into their callers"},
 };
@@ -436,7 +439,10 @@ private:
     objects_.assign(plan.partitions.size(), {});
     std::vector<uint64_t> ir(objects_.size());
     std::vector<Effort> efforts(objects_.size());
-    const PassOptions passes{.forward_state = enabled("forward-state")};
+    const PassOptions passes{.forward_state = enabled("forward-state"),
+                             .merge_bytes = enabled("merge-bytes"),
+                             .loops = enabled("loops"),
+                             .conditions = enabled("conditions")};
     std::vector<uint64_t> costs;
     for (const Partition &p : plan.partitions)
       costs.push_back(p.cost);
@@ -612,25 +618,69 @@ static bool fits_kernel_stack(const LinkResult &r) {
   return r.stats.max_stack_bytes + stub_stack(r.leave.frame_bytes) <= kernel_stack_limit;
 }
 
+/// Programs which are no entries and whose own functions need more stack than an image may have.
+static Expected<std::vector<std::pair<ProgId, std::string>>> too_deep(const Pipeline &pipeline,
+                                                                      const LinkResult &result) {
+  std::vector<std::string> roots;
+  uint32_t entry_frame = 0;
+  for (ProgId e : result.plan.entries)
+    roots.push_back(entry_symbol(pipeline[e]));
+  Expected<std::vector<FunctionStack>> stacks = stack_by_function(result.image.object, roots);
+  if (!stacks)
+    return stacks.takeError();
+  std::map<std::string, uint32_t> bytes;
+  for (const FunctionStack &f : *stacks) {
+    bytes[f.name] = f.bytes;
+    if (std::find(roots.begin(), roots.end(), f.name) != roots.end())
+      entry_frame = std::max(entry_frame, f.frame);
+  }
+  constexpr uint32_t return_addresses = 16;
+  const uint32_t taken = stub_stack(result.leave.frame_bytes) + entry_frame + return_addresses;
+  std::vector<std::pair<ProgId, std::string>> out;
+  for (uint32_t p = 0; p < pipeline.programs.size(); ++p) {
+    if (result.plan[ProgId(p)].entry || result.plan[ProgId(p)].role != PlannedProgram::function)
+      continue;
+    const std::string name = program_symbol(pipeline.programs[p]);
+    const uint32_t needed = std::max(bytes[name], bytes[name + ".resume"]);
+    if (taken + needed > kernel_stack_limit)
+      out.push_back({ProgId(p), formatv("{0} bytes of stack, with {1} for stub and entry: the limit is {2}", needed,
+                                        taken, kernel_stack_limit)});
+  }
+  return out;
+}
+
 Expected<LinkResult> link(const Pipeline &pipeline, const LinkOptions &options) {
   Expected<LinkResult> result = link_once(pipeline, options);
   if (!result || options.target != LinkTarget::kernel || fits_kernel_stack(*result))
     return result;
   // Inlined programs share a frame, which holds what any of them needs; out of line, each has its own and
-  // they follow each other.
+  // they follow each other, the entry's too.
   const uint32_t inlined = result->stats.max_stack_bytes;
   LinkOptions flat = options;
   flat.plan.inline_single_caller = false;
   flat.plan.clone_limit_ir = 0;
+  flat.plan.inline_entries = false;
   result = link_once(pipeline, flat);
   if (!result)
     return result;
-  if (!fits_kernel_stack(*result))
-    return unsupported(formatv("{0} bytes of stack at most, and {1} for the stub: the limit is {2}",
-                               result->stats.max_stack_bytes, stub_stack(result->leave.frame_bytes),
-                               kernel_stack_limit))
-        .with_hint("leave out entries with deep subprograms, or leave some prog arrays unfused")
-        .error();
+  if (!fits_kernel_stack(*result)) {
+    // What is left are programs that need too much each on their own.
+    Expected<std::vector<std::pair<ProgId, std::string>>> deep = too_deep(pipeline, *result);
+    if (!deep)
+      return deep.takeError();
+    const auto not_fitting = unsupported(formatv("{0} bytes of stack at most, and {1} for the stub: the limit is {2}",
+                                                 result->stats.max_stack_bytes,
+                                                 stub_stack(result->leave.frame_bytes), kernel_stack_limit))
+                                 .with_hint("leave out entries with deep subprograms");
+    if (deep->empty())
+      return LinkError(not_fitting).error();
+    flat.plan.unfused.insert(flat.plan.unfused.end(), deep->begin(), deep->end());
+    result = link_once(pipeline, flat);
+    if (!result)
+      return result;
+    if (!fits_kernel_stack(*result))
+      return LinkError(not_fitting).error();
+  }
   result->stats.notes.push_back(formatv("not inlined: {0} bytes of stack would be too many", inlined));
   return result;
 }

@@ -2,11 +2,13 @@
 
 #include "lto/analyses.h"
 #include "lto/lookup.h"
+#include "lto/passes.h"
 #include "lto/test_hooks.h"
 
 #include "translator/error.h"
 #include "translator/lower.h"
 
+#include "llvm/Analysis/LoopInfo.h"
 #include "llvm/MC/MCSubtargetInfo.h"
 #include "llvm/MC/TargetRegistry.h"
 #include "llvm/Support/CommandLine.h"
@@ -14,10 +16,17 @@
 #include "llvm/TargetParser/Host.h"
 #include "llvm/Transforms/InstCombine/InstCombine.h"
 #include "llvm/Transforms/Scalar/ADCE.h"
+#include "llvm/Transforms/Scalar/ConstraintElimination.h"
+#include "llvm/Transforms/Scalar/CorrelatedValuePropagation.h"
 #include "llvm/Transforms/Scalar/DeadStoreElimination.h"
 #include "llvm/Transforms/Scalar/EarlyCSE.h"
 #include "llvm/Transforms/Scalar/GVN.h"
+#include "llvm/Transforms/Scalar/IndVarSimplify.h"
 #include "llvm/Transforms/Scalar/JumpThreading.h"
+#include "llvm/Transforms/Scalar/LICM.h"
+#include "llvm/Transforms/Scalar/LoopPassManager.h"
+#include "llvm/Transforms/Scalar/LoopRotation.h"
+#include "llvm/Transforms/Scalar/LoopUnrollPass.h"
 #include "llvm/Transforms/Scalar/SROA.h"
 #include "llvm/Transforms/Scalar/SimplifyCFG.h"
 #include "llvm/Transforms/Utils/Cloning.h"
@@ -150,7 +159,7 @@ struct PlantedPass : PassInfoMixin<PlantedPass> {
   }
 };
 
-FunctionPassManager fused_passes(Effort effort, bool forward_state) {
+FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
   FunctionPassManager fpm;
   if (effort == Effort::minimal)
     return fpm;
@@ -161,11 +170,30 @@ FunctionPassManager fused_passes(Effort effort, bool forward_state) {
   if (effort == Effort::full) {
     fpm.addPass(JumpThreadingPass());
     fpm.addPass(SimplifyCFGPass(cfg_options()));
-    if (forward_state) {
+    if (options.forward_state) {
       fpm.addPass(GVNPass(GVNOptions().setPRE(true).setLoadPRE(true)));
       fpm.addPass(DSEPass());
     }
+    if (options.conditions) {
+      fpm.addPass(ConstraintEliminationPass());
+      fpm.addPass(CorrelatedValuePropagationPass());
+      fpm.addPass(SimplifyCFGPass(cfg_options()));
+    }
   }
+  return fpm;
+}
+
+/// Of functions that have any.
+FunctionPassManager loop_passes() {
+  LoopPassManager loops;
+  loops.addPass(LoopRotatePass());
+  loops.addPass(LICMPass(LICMOptions()));
+  loops.addPass(IndVarSimplifyPass());
+  loops.addPass(LoopFullUnrollPass());
+  FunctionPassManager fpm;
+  fpm.addPass(createFunctionToLoopPassAdaptor(std::move(loops), /*UseMemorySSA=*/true));
+  fpm.addPass(LoopUnrollPass(LoopUnrollOptions().setPartial(true).setRuntime(true).setPeeling(false)));
+  fpm.addPass(EarlyCSEPass(true));
   return fpm;
 }
 
@@ -240,17 +268,33 @@ void simplify_program(Module &module, TargetMachine &tm) {
 
 void optimise_fused(Module &module, TargetMachine &tm, const Pipeline &pipeline, const PassOptions &options) {
   Analyses analyses(tm, module.getContext());
-  auto run = [&](Function &f, FunctionPassManager fpm) {
-    if (!f.isDeclaration())
-      analyses.functions.invalidate(f, fpm.run(f, analyses.functions));
-  };
-  for (Function &f : module)
-    run(f, fused_passes(effort_for(f), options.forward_state && f.getInstructionCount() <= forward_limit));
+  FunctionAnalysisManager &fam = analyses.functions;
+  auto run = [&](Function &f, FunctionPassManager fpm) { fam.invalidate(f, fpm.run(f, fam)); };
+  auto changed = [&](Function &f) { fam.invalidate(f, PreservedAnalyses::none()); };
+  for (Function &f : module) {
+    if (f.isDeclaration())
+      continue;
+    const Effort effort = effort_for(f);
+    if (options.loops && effort == Effort::full && loop_self_calls(f))
+      changed(f);
+    PassOptions mine = options;
+    const bool small = f.getInstructionCount() <= forward_limit;
+    mine.forward_state &= small;
+    mine.conditions &= small;
+    run(f, fused_passes(effort, mine));
+    if (effort != Effort::full || !small)
+      continue;
+    if (options.merge_bytes && merge_bytes(f, fam.getResult<AAManager>(f)))
+      changed(f);
+    if (options.loops && !fam.getResult<LoopAnalysis>(f).empty())
+      number_copied_loads(f, [&] { run(f, loop_passes()); });
+  }
   const std::vector<Function *> searching = expand_lookups(module, pipeline);
   for (Function *f : searching)
-    analyses.functions.invalidate(*f, PreservedAnalyses::none());
+    changed(*f);
   for (Function &f : module)
-    run(f, last_passes(effort_for(f), is_contained(searching, &f)));
+    if (!f.isDeclaration())
+      run(f, last_passes(effort_for(f), is_contained(searching, &f)));
 }
 
 void clean_up(Module &module, TargetMachine &tm) {

@@ -41,6 +41,9 @@ llvm::Expected<TargetCpu> resolve_cpu(const std::string &cpu);
 /// What can be left out by name, to see what it gives: see optimisation_names().
 struct PassOptions {
   bool forward_state = true; ///< store-to-load forwarding, dead stores: what carries state across borders
+  bool merge_bytes = true;   ///< words that were split into bytes
+  bool loops = true;         ///< loop passes, tail calls of oneself
+  bool conditions = true;    ///< what dominating conditions imply
 };
 
 /// One program: makes the graph visible (constant indices, dead code) and the code small. Inlines small
