@@ -36,6 +36,9 @@ std::vector<bool> called_functions(const LinkPlan &plan) {
     for (const PlannedEdge &a : site.alternatives)
       if (a.treatment == Treatment::direct)
         called[index(*a.edge.to)] = true;
+  if (!plan.inline_entries)
+    for (ProgId entry : plan.entries)
+      called[index(entry)] = true;
   return called;
 }
 

@@ -149,6 +149,7 @@ void Planner::choose_alternatives() {
   plan.mode = options.mode;
   plan.max_tail_calls = options.max_tail_calls;
   plan.count_failed = options.count_failed;
+  plan.inline_entries = options.inline_entries;
   plan.programs.resize(graph.summaries.size());
   plan.first_site = first_sites(graph.summaries);
   keep_out_of_line.resize(graph.sites.size());
@@ -250,6 +251,9 @@ Error Planner::choose_fused() {
       callers[index(target)].push_back(row);
   for (auto &site : plan.sites)
     look_at(site, may_leave(site));
+  if (options.mode == PlanOptions::fused)
+    for (const auto &[p, reason] : options.unfused)
+      refuse(p, reason);
   for (uint32_t p = 0; p < plan.programs.size(); ++p)
     if (std::string reason = refuse_leaving(*this, ProgId(p)); !reason.empty())
       refuse(ProgId(p), std::move(reason));

@@ -36,6 +36,9 @@ struct PlanOptions {
     fused,
   } mode = fused;
   bool inline_single_caller = true;
+  /// An entry's program is inlined into the function that the outside calls. Its frame then stays for the
+  /// whole chain, since only a function with the tail-call convention is replaced by what it calls.
+  bool inline_entries = true;
   uint32_t clone_limit_ir =
       60; ///< a shared program up to this size (with what is cloned into it) may be copied; 0: never
   uint32_t clone_growth_ir = 480;   ///< the copies of one program may add this much altogether
@@ -59,6 +62,8 @@ struct PlanOptions {
   /// A call that fails for an empty slot counts all the same (kernels before 6.12).
   bool count_failed = false;
   std::vector<SiteOverride> overrides = {};
+  /// Programs that stay unfused, with the reason; not for chain mode.
+  std::vector<std::pair<ProgId, std::string>> unfused = {};
 };
 
 struct PlannedEdge {
@@ -117,6 +122,7 @@ struct LinkPlan {
   PlanOptions::Mode mode = PlanOptions::fused;
   uint32_t max_tail_calls = 33;
   bool count_failed = false;            ///< PlanOptions::count_failed
+  bool inline_entries = true;           ///< PlanOptions::inline_entries
   std::vector<PlannedProgram> programs; ///< by ProgId
   std::vector<PlannedSite> sites; ///< as CallGraph::sites; without alternatives for dead and unfused programs
   std::vector<uint32_t> first_site; ///< by ProgId, one more at the end

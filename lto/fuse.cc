@@ -224,14 +224,14 @@ private:
     Value *count = count_argument(in_, b, b.getInt64(0));
     if (in_.leave && !in_.leave->points.empty())
       enter_behind(b, *f);
-    Function *callee =
-        in_.plan.mode == PlanOptions::chain ? module_->getFunction(program_symbol(in_.pipeline[p])) : target;
+    const bool calls = in_.plan.mode == PlanOptions::chain || !in_.plan.inline_entries;
+    Function *callee = calls ? module_->getFunction(program_symbol(in_.pipeline[p])) : target;
     SmallVector<Value *, 4> arguments{f->getArg(0), f->getArg(1), count};
     if (in_.leave)
       arguments.push_back(f->getArg(3));
     CallInst *call = b.CreateCall(callee, arguments);
     call->setCallingConv(CallingConv::PreserveNone);
-    if (in_.plan.mode != PlanOptions::chain)
+    if (!calls)
       mark_for_inlining(*call);
     const bool cut = in_.leave && in_.leave->whole_result[index(p)];
     b.CreateRet(cut ? b.CreateAnd(call, 0xffffffff) : (Value *)call);

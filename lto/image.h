@@ -99,6 +99,16 @@ Expected<ImageInfo> read_image_info(std::span<const uint8_t> image, const std::s
 /// not bounded, a function whose frame has no static size, code that cannot be decoded.
 Expected<uint32_t> worst_stack(std::span<const uint8_t> object, std::span<const std::string> roots);
 
+struct FunctionStack {
+  std::string name;
+  uint32_t bytes =
+      0; ///< its frame and the deepest chain of calls below it; functions that it jumps to take its place
+  uint32_t frame = 0; ///< of these, its own frame
+};
+/// The same for each function that can be reached from the roots, sorted by name. Errors: as worst_stack().
+Expected<std::vector<FunctionStack>> stack_by_function(std::span<const uint8_t> object,
+                                                       std::span<const std::string> roots);
+
 struct Frame { ///< one level of inlining, innermost first
   std::string program;
   uint32_t insn = 0;

@@ -13,8 +13,8 @@
 // first.
 //
 // A leaf function that uses the red zone has a smaller frame than it touches: images are compiled without.
-#include "lto/image.h"
 #include "kernel-iface/image/elf.h"
+#include "lto/image.h"
 #include "lto/machine_code.h"
 
 #include "llvm/ADT/GraphTraits.h"
@@ -70,6 +70,21 @@ using Place = std::pair<uint32_t, uint64_t>; ///< section, offset
 class StackAnalysis {
 public:
   explicit StackAnalysis(const ElfObject &object) : object_(object) {}
+
+  /// What each function that was reached needs itself: its frame and its calls, but not what it jumps to.
+  std::vector<FunctionStack> own() const {
+    std::vector<FunctionStack> out;
+    for (const Node &n : nodes_) {
+      if (n.component == 0)
+        continue;
+      uint64_t depth = n.frame + (n.calls_out ? return_address : 0);
+      for (const Node *callee : n.calls)
+        depth = std::max(depth, n.frame + return_address + callee->depth);
+      out.push_back({n.name.str(), uint32_t(std::min<uint64_t>(depth, UINT32_MAX)), uint32_t(n.frame)});
+    }
+    std::ranges::sort(out, {}, &FunctionStack::name);
+    return out;
+  }
 
   Expected<uint32_t> run(std::span<const std::string> roots) {
     if (Error e = read_frames())
@@ -257,6 +272,18 @@ private:
 };
 
 } // namespace
+
+Expected<std::vector<FunctionStack>> stack_by_function(std::span<const uint8_t> bytes,
+                                                       std::span<const std::string> roots) {
+  auto object = read_elf(bytes);
+  if (!object)
+    return object.takeError();
+  StackAnalysis analysis(*object);
+  Expected<uint32_t> worst = analysis.run(roots);
+  if (!worst)
+    return worst.takeError();
+  return analysis.own();
+}
 
 Expected<uint32_t> worst_stack(std::span<const uint8_t> bytes, std::span<const std::string> roots) {
   auto object = read_elf(bytes);

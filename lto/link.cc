@@ -643,46 +643,50 @@ static Expected<std::vector<std::pair<ProgId, std::string>>> too_deep(const Pipe
     const std::string name = program_symbol(pipeline.programs[p]);
     const uint32_t needed = std::max(bytes[name], bytes[name + ".resume"]);
     if (taken + needed > kernel_stack_limit)
-      out.push_back({ProgId(p), formatv("{0} bytes of stack, with {1} for stub and entry: the limit is {2}", needed,
-                                        taken, kernel_stack_limit)});
+      out.push_back({ProgId(p), formatv("{0} bytes of stack, with {1} for stub and entry: the limit is {2}",
+                                        needed, taken, kernel_stack_limit)});
   }
   return out;
 }
 
+/// A kernel's stack is small, so there is a ladder down: everything inlined; the entry's program out of line,
+/// whose frame would otherwise stay below all others; nothing inlined, since inlined programs share a frame
+/// which holds what any of them needs; and without the programs that need too much on their own.
 Expected<LinkResult> link(const Pipeline &pipeline, const LinkOptions &options) {
   Expected<LinkResult> result = link_once(pipeline, options);
   if (!result || options.target != LinkTarget::kernel || fits_kernel_stack(*result))
     return result;
-  // Inlined programs share a frame, which holds what any of them needs; out of line, each has its own and
-  // they follow each other, the entry's too.
-  const uint32_t inlined = result->stats.max_stack_bytes;
-  LinkOptions flat = options;
-  flat.plan.inline_single_caller = false;
-  flat.plan.clone_limit_ir = 0;
-  flat.plan.inline_entries = false;
-  result = link_once(pipeline, flat);
-  if (!result)
-    return result;
-  if (!fits_kernel_stack(*result)) {
-    // What is left are programs that need too much each on their own.
-    Expected<std::vector<std::pair<ProgId, std::string>>> deep = too_deep(pipeline, *result);
-    if (!deep)
-      return deep.takeError();
-    const auto not_fitting = unsupported(formatv("{0} bytes of stack at most, and {1} for the stub: the limit is {2}",
-                                                 result->stats.max_stack_bytes,
-                                                 stub_stack(result->leave.frame_bytes), kernel_stack_limit))
-                                 .with_hint("leave out entries with deep subprograms");
-    if (deep->empty())
-      return LinkError(not_fitting).error();
-    flat.plan.unfused.insert(flat.plan.unfused.end(), deep->begin(), deep->end());
-    result = link_once(pipeline, flat);
-    if (!result)
-      return result;
+  const uint32_t wanted = result->stats.max_stack_bytes;
+  auto fits = [&](const char *how) {
     if (!fits_kernel_stack(*result))
-      return LinkError(not_fitting).error();
+      return false;
+    result->stats.notes.push_back(formatv("{0}: {1} bytes of stack would be too many", how, wanted));
+    return true;
+  };
+  LinkOptions less = options;
+  less.plan.inline_entries = false;
+  result = link_once(pipeline, less);
+  if (!result || fits("entries not inlined"))
+    return result;
+  less.plan.inline_single_caller = false;
+  less.plan.clone_limit_ir = 0;
+  result = link_once(pipeline, less);
+  if (!result || fits("not inlined"))
+    return result;
+  Expected<std::vector<std::pair<ProgId, std::string>>> deep = too_deep(pipeline, *result);
+  if (!deep)
+    return deep.takeError();
+  less.plan.unfused.insert(less.plan.unfused.end(), deep->begin(), deep->end());
+  if (!deep->empty()) {
+    result = link_once(pipeline, less);
+    if (!result || fits("not inlined, programs left out"))
+      return result;
   }
-  result->stats.notes.push_back(formatv("not inlined: {0} bytes of stack would be too many", inlined));
-  return result;
+  return unsupported(formatv("{0} bytes of stack at most, and {1} for the stub: the limit is {2}",
+                             result->stats.max_stack_bytes, stub_stack(result->leave.frame_bytes),
+                             kernel_stack_limit))
+      .with_hint("leave out entries with deep subprograms")
+      .error();
 }
 
 Expected<std::vector<LinkResult>> link_each(const Pipeline &pipeline, const LinkOptions &options,
