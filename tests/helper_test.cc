@@ -129,9 +129,9 @@ TEST(InstanceLayout, IsSortedAndFollowsThePipeline) {
   p.maps[3].bound = {{"x", 0, 1, 7}};
   InstanceLayout layout(p);
   using S = InstanceSlot;
-  std::vector<S> wanted = {{S::map, 0},     {S::map, 1},     {S::map, 3},
-                           {S::values, 1},  {S::values, 3},  {S::constant, 3, 0},
-                           {S::program, 0}, {S::program, 1}, {S::cpu}};
+  std::vector<S> wanted = {{S::map, 0},     {S::map, 1},    {S::map, 3},         {S::values, 0},
+                           {S::values, 1},  {S::values, 3}, {S::constant, 3, 0}, {S::program, 0},
+                           {S::program, 1}, {S::cpu}};
   EXPECT_EQ(layout.slots(), wanted);
   for (size_t i = 0; i < wanted.size(); i++)
     EXPECT_EQ(layout.offset_of(wanted[i]), i * 8);
