@@ -163,7 +163,7 @@ TEST(Manifest, RefusesWrongValues) {
       {"fib: [ { prefix: 10.0.0.0/8, ifindex: 1, dmac: \"02:00\", smac: \"02:00:00:00:00:01\" } ]\n",
        "02:00"},
       {"attach: [ { interface: eth0, hook: xdp } ]\n",
-       "line 3, column 11: key 'program' is missing in an attach point"},
+       "line 3, column 13: key 'program' is missing in an attach point"},
       {"attach: [ { program: p, interface: eth0, hook: xpd } ]\n", "line 3, column 48: 'xpd' is not a hook"},
       {"attach: [ { program: p, interface: eth0 } ]\n",
        "an attach point is an interface and a hook, or a map and a slot"},
