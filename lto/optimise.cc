@@ -185,13 +185,14 @@ FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
 
 /// Of functions that have any.
 FunctionPassManager loop_passes() {
-  LoopPassManager loops;
-  loops.addPass(LoopRotatePass());
-  loops.addPass(LICMPass(LICMOptions()));
-  loops.addPass(IndVarSimplifyPass());
-  loops.addPass(LoopFullUnrollPass());
+  LoopPassManager move, unroll; // the latter do not keep MemorySSA
+  move.addPass(LoopRotatePass());
+  move.addPass(LICMPass(LICMOptions()));
+  unroll.addPass(IndVarSimplifyPass());
+  unroll.addPass(LoopFullUnrollPass());
   FunctionPassManager fpm;
-  fpm.addPass(createFunctionToLoopPassAdaptor(std::move(loops), /*UseMemorySSA=*/true));
+  fpm.addPass(createFunctionToLoopPassAdaptor(std::move(move), /*UseMemorySSA=*/true));
+  fpm.addPass(createFunctionToLoopPassAdaptor(std::move(unroll)));
   fpm.addPass(LoopUnrollPass(LoopUnrollOptions().setPartial(true).setRuntime(true).setPeeling(false)));
   fpm.addPass(EarlyCSEPass(true));
   return fpm;

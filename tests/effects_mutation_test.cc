@@ -95,6 +95,9 @@ std::string written(const std::string &call) {
 
 const std::string hash = "-- map m hash key=8 value=8 entries=4\n0100000000000000: "
                          "0a00000000000000\n0200000000000000: 1400000000000000\n";
+/// Looked up by a call; hash tables are searched inline, with the key by value.
+const std::string trie = "-- map m lpm_trie key=8 value=8 entries=4 flags=1\n0100000000000000: "
+                         "0a00000000000000\n0200000000000000: 1400000000000000\n";
 const std::string percpu = "-- map m percpu_hash key=8 value=8 entries=4\n0100000000000000: "
                            "0a00000000000000\n0200000000000000: 1400000000000000\n";
 const std::string array = "-- map m array key=4 value=8 entries=4\n";
@@ -113,7 +116,7 @@ std::string look_up(const std::string &helper) {
 
 const std::vector<Shown> &shown() {
   static const std::vector<Shown> all = {
-      {"bpf_map_lookup_elem", Lie::reads_nothing, look_up("map_lookup_elem"), hash},
+      {"bpf_map_lookup_elem", Lie::reads_nothing, look_up("map_lookup_elem"), trie},
       {"bpf_map_lookup_percpu_elem", Lie::reads_nothing, look_up("map_lookup_percpu_elem"), percpu},
       {"bpf_map_update_elem", Lie::touches_nothing,
        xdp("*(u32 *)(r10 - 4) = 0\n*(u64 *)(r10 - 16) = 77\nr1 = map m ll\nr2 = r10\nr2 += -4\ncall "
