@@ -1,0 +1,152 @@
+// That each optimisation of fused code fires, on IR.
+#include "lto/optimise.h"
+#include "lto/passes.h"
+#include "tests/support/case_file.h"
+#include "translator/lower.h"
+
+#include "gtest/gtest.h"
+
+#include "llvm/AsmParser/Parser.h"
+#include "llvm/IR/Verifier.h"
+#include "llvm/Support/SourceMgr.h"
+
+namespace ujit {
+namespace {
+
+std::string print(const llvm::Module &module) {
+  std::string out;
+  llvm::raw_string_ostream os(out);
+  for (const llvm::Function &f : module)
+    f.print(os);
+  return out;
+}
+
+std::string ir_of(std::string_view text, const PassOptions &passes = {}, bool inline_hash_lookups = true) {
+  auto c = parse_case(std::string(text) + "-- packet\n00\n-- result\n0\n", "optimise");
+  if (!c)
+    return llvm::toString(c.takeError());
+  llvm::LLVMContext context;
+  TranslateOptions options;
+  options.debug_info = false;
+  options.inline_hash_lookups = inline_hash_lookups;
+  auto module = translate(c->pipeline, ProgId(0), context, options);
+  if (!module)
+    return llvm::toString(module.takeError());
+  auto tm = make_target_machine("native", Effort::full);
+  simplify_program(**module, **tm);
+  optimise_fused(**module, **tm, c->pipeline, passes);
+  EXPECT_FALSE(llvm::verifyModule(**module, &llvm::errs()));
+  return print(**module);
+}
+
+size_t count(std::string_view text, std::string_view what) {
+  size_t n = 0;
+  for (size_t at = text.find(what); at != text.npos; at = text.find(what, at + 1))
+    ++n;
+  return n;
+}
+
+std::string xdp(const std::string &body, const std::string &maps = "") {
+  return "-- prog entry xdp\nr6 = r1\nr7 = *(u32 *)(r6 + 0)\nr8 = *(u32 *)(r6 + 4)\nr2 = r7\nr2 += 40\nif r2 "
+         "> r8 goto out\n" +
+         body + "exit\nout:\nr0 = 0\nexit\n" + maps;
+}
+
+TEST(InlineHashLookups, SearchTheTable) {
+  const std::string body =
+      "*(u64 *)(r10 - 16) = r7\n*(u64 *)(r10 - 8) = 1\nr1 = map m ll\nr2 = r10\nr2 += -16\n"
+      "call map_lookup_elem\nif r0 == 0 goto out\nr0 = *(u64 *)(r0 + 0)\n";
+  for (std::string type : {"hash", "lru_hash", "percpu_hash", "lru_percpu_hash"}) {
+    const std::string text = xdp(body, "-- map m " + type + " key=16 value=8 entries=4\n");
+    std::string ir = ir_of(text);
+    EXPECT_EQ(count(ir, "bpf_map_lookup_elem"), 0u) << ir;
+    EXPECT_EQ(count(ir, "ujit.lookup"), 0u) << ir;
+    EXPECT_EQ(count(ir, "alloca"), 0u) << "a key of 16 bytes is two values:\n" << ir;
+    EXPECT_EQ(count(ir, "store atomic i8 1"), type.starts_with("lru") ? 1u : 0u) << ir;
+    EXPECT_EQ(count(ir, "@ujit.cpu"), type.ends_with("percpu_hash") ? 1u : 0u) << ir;
+    EXPECT_EQ(count(ir_of(text, {}, false), "call ptr @bpf_map_lookup_elem"), 1u);
+  }
+}
+
+TEST(InlineHashLookups, LongKeysAreCalls) {
+  std::string body;
+  for (int at = -72; at < 0; at += 8)
+    body += "*(u64 *)(r10 - " + std::to_string(-at) + ") = r7\n";
+  body += "r1 = map m ll\nr2 = r10\nr2 += -72\ncall map_lookup_elem\nif r0 == 0 goto out\nr0 = *(u64 *)(r0 + "
+          "0)\n";
+  EXPECT_EQ(
+      count(ir_of(xdp(body, "-- map m hash key=72 value=8 entries=4\n")), "call ptr @bpf_map_lookup_elem"),
+      1u);
+}
+
+TEST(MergeBytes, AWordInEitherByteOrder) {
+  const std::string little = xdp("r0 = *(u8 *)(r7 + 13)\nr0 <<= 8\nr1 = *(u8 *)(r7 + 12)\nr0 |= r1\n");
+  EXPECT_EQ(count(ir_of(little), "load i16"), 1u);
+  EXPECT_EQ(count(ir_of(little), "load i8"), 0u);
+  EXPECT_EQ(count(ir_of(little, {.merge_bytes = false}), "load i8"), 2u);
+  const std::string big = xdp("r0 = *(u8 *)(r7 + 12)\nr0 <<= 8\nr1 = *(u8 *)(r7 + 13)\nr0 |= r1\n");
+  EXPECT_EQ(count(ir_of(big), "load i16"), 1u);
+  EXPECT_GE(count(ir_of(big), "bswap"), 1u);
+}
+
+TEST(MergeBytes, ByteStoredBetweenIsNotReadEarly) {
+  std::string ir =
+      ir_of(xdp("r0 = *(u8 *)(r7 + 12)\nr2 = 7\n*(u8 *)(r7 + 13) = r2\nr1 = *(u8 *)(r8 - 1)\nr1 <<= "
+                "8\nr0 |= r1\n"));
+  EXPECT_EQ(count(ir, "load i16"), 0u) << ir;
+}
+
+std::string copy(int from, int to, int bytes) {
+  std::string body;
+  for (int i = 0; i < bytes; ++i)
+    body += "r1 = *(u8 *)(r7 + " + std::to_string(from + i) + ")\n*(u8 *)(r7 + " + std::to_string(to + i) +
+            ") = r1\n";
+  return body + "r0 = 0\n";
+}
+
+TEST(MergeBytes, ACopyOfSixBytesIsTwoWords) {
+  std::string ir = ir_of(xdp(copy(0, 6, 6)));
+  EXPECT_EQ(count(ir, "load i8") + count(ir, "store i8"), 0u) << ir;
+  EXPECT_EQ(count(ir, "load i32"), 1u) << ir;
+  EXPECT_EQ(count(ir, "store i16"), 1u) << ir;
+}
+
+TEST(MergeBytes, AnOverlappingCopyKeepsItsOrder) {
+  // Each byte is written before it is read: all become the first.
+  std::string ir = ir_of(xdp(copy(0, 1, 4)));
+  EXPECT_EQ(count(ir, "load i32") + count(ir, "load i16"), 0u) << ir;
+}
+
+TEST(Loops, ATailCallOfItselfIsABranch) {
+  llvm::LLVMContext context;
+  llvm::SMDiagnostic why;
+  auto module = llvm::parseAssemblyString(R"(
+    define preserve_nonecc i64 @f(ptr %context, ptr %instance, i64 %count) {
+      %more = icmp ult i64 %count, 33
+      br i1 %more, label %again, label %done
+    again:
+      %next = add i64 %count, 1
+      %r = musttail call preserve_nonecc i64 @f(ptr %context, ptr %instance, i64 %next)
+      ret i64 %r
+    done:
+      ret i64 7
+    })",
+                                          why, context);
+  ASSERT_TRUE(module) << why.getMessage().str();
+  EXPECT_TRUE(loop_self_calls(*module->getFunction("f")));
+  EXPECT_FALSE(llvm::verifyModule(*module, &llvm::errs()));
+  const std::string ir = print(*module);
+  EXPECT_EQ(count(ir, "call"), 0u) << ir;
+  EXPECT_EQ(count(ir, " phi "), 1u) << "only the count changes:\n" << ir;
+}
+
+TEST(Loops, AreUnrolled) {
+  // 16-bit sum over 40 bytes, by a counted loop.
+  const std::string text = xdp("r1 = r7\nr3 = r7\nr3 += 40\nr0 = 0\nagain:\nr2 = *(u16 *)(r1 + 0)\nr0 += "
+                               "r2\nr1 += 2\nif r1 != r3 goto again\n");
+  EXPECT_GT(count(ir_of(text), "load i16"), 1u);
+  EXPECT_EQ(count(ir_of(text, {.loops = false}), "load i16"), 1u);
+}
+
+} // namespace
+} // namespace ujit
