@@ -48,6 +48,11 @@ public:
       : manifest_(manifest), options_(options) {}
 
   Expected<Installed> run() {
+    if (manifest_.attach.empty())
+      return input_error("the manifest says nowhere to attach to")
+          .in_file(manifest_.file)
+          .with_hint("attach: [ { program: NAME, interface: eth0, hook: xdp } ]")
+          .error();
     state_.name = options_.name.empty() ? manifest_.name : options_.name;
     if (Error e = InstallationFolder::check_free(state_.name))
       return e;
@@ -120,11 +125,6 @@ private:
   }
 
   Error remember() {
-    if (manifest_.attach.empty())
-      return input_error("the manifest says nowhere to attach to")
-          .in_file(manifest_.file)
-          .with_hint("attach: [ { program: NAME, interface: eth0, hook: xdp } ]")
-          .error();
     state_.tool = options_.tool;
     state_.phase = "installing";
     json::Array images;

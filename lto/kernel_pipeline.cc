@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
 
 namespace ujit {
 
@@ -81,8 +82,66 @@ void take_names(KernelPipeline &k, const Names &names) {
   }
 }
 
+/// Ids of the maps that loaded programs use beside the captured ones, and those which were loaded here but
+/// that nothing leads to.
+Expected<std::set<uint32_t>> maps_of_others(const Capture &capture, const Names &names) {
+  std::set<uint32_t> ids;
+  for (uint32_t id = 0; bpf_prog_get_next_id(id, &id) == 0;) {
+    if (capture.program_by_id(id) || names.programs.count(id))
+      continue;
+    Fd program(bpf_prog_get_fd_by_id(id));
+    if (!program) // gone meanwhile
+      continue;
+    std::vector<uint32_t> used(64);
+    for (;;) {
+      bpf_prog_info info{};
+      uint32_t size = sizeof info;
+      info.nr_map_ids = uint32_t(used.size());
+      info.map_ids = reinterpret_cast<uint64_t>(used.data());
+      if (int e = bpf_obj_get_info_by_fd(program.get(), &info, &size))
+        return bpf_error(-e, formatv("asking for the maps of program {0}", id)).error();
+      const bool all = info.nr_map_ids <= used.size();
+      used.resize(info.nr_map_ids);
+      if (all)
+        break;
+    }
+    ids.insert(used.begin(), used.end());
+  }
+  return ids;
+}
+
+/// Whether a run of these programs can be interrupted by another of them on the same CPU.
+bool reenters(const Pipeline &pipeline) {
+  constexpr int32_t clone_redirect = 13;
+  return llvm::any_of(pipeline.programs, [](const Program &p) {
+    return llvm::any_of(
+        p.insns, [](const Insn &i) { return i.opcode == 0x85 && i.src == 0 && i.imm == clone_redirect; });
+  });
+}
+
+/// Which of the manifest's scratch maps are what it says of them as far as the kernel can tell: per-CPU, and
+/// used by these programs only. The others are maps like any other.
+Error mark_scratch(const Manifest &manifest, const KernelPipeline &k, const Names &names,
+                   LinkOptions &options) {
+  const Pipeline &pipeline = k.canonical.pipeline;
+  options.scratch.resize(pipeline.maps.size());
+  if (manifest.scratch_maps.empty() || reenters(pipeline))
+    return Error::success();
+  Expected<std::set<uint32_t>> others = maps_of_others(k.capture, names);
+  if (!others)
+    return others.takeError();
+  for (const NamedPlace &s : manifest.scratch_maps) {
+    std::optional<MapId> map = pipeline.find_map(s.name);
+    if (!map || pipeline[*map].type != MapType::percpu_array || others->count(k.captured(*map).id))
+      continue;
+    options.scratch[index(*map)] =
+        llvm::none_of(pipeline.maps, [&](const Map &outer) { return outer.inner == map; });
+  }
+  return Error::success();
+}
+
 /// The manifest's policies, by name; maps that it names and these programs do not use are no error here.
-Expected<LinkOptions> options_for(const Manifest &manifest, const KernelPipeline &k) {
+Expected<LinkOptions> options_for(const Manifest &manifest, const KernelPipeline &k, const Names &names) {
   const Pipeline &pipeline = k.canonical.pipeline;
   LinkOptions options;
   options.name = manifest.name;
@@ -101,6 +160,8 @@ Expected<LinkOptions> options_for(const Manifest &manifest, const KernelPipeline
           .error();
     options.policies[index(*map)].edges = a.edges;
   }
+  if (Error e = mark_scratch(manifest, k, names, options))
+    return e;
   return options;
 }
 
@@ -135,7 +196,7 @@ Expected<KernelPipeline> capture_group(const Manifest &manifest, ProgType type,
       if (k.captured(ProgId(i)).id == *id)
         k.entries.push_back({ProgId(i), w.point, w.fresh});
   }
-  Expected<LinkOptions> link = options_for(manifest, k);
+  Expected<LinkOptions> link = options_for(manifest, k, names);
   if (!link)
     return link.takeError();
   k.options = std::move(*link);

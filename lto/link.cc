@@ -222,8 +222,7 @@ private:
   TranslateOptions translate_options() const {
     TranslateOptions options;
     options.debug_info = options_.debug_info;
-    if (!for_kernel()) // there, what a manifest says of other users of a map decides nothing
-      options.scratch = options_.scratch;
+    options.scratch = options_.scratch;
     options.leaving = for_kernel();
     options.alias_domains = enabled("alias-domains");
     options.helper_effects = enabled("helper-effects");

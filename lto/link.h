@@ -27,7 +27,9 @@ struct LinkOptions {
   KernelCodeOptions kernel_code; ///< for LinkTarget::kernel
   PlanOptions plan;
   std::vector<ProgArrayPolicy> policies;   ///< by MapId; missing ones are guarded
-  std::vector<bool> scratch;               ///< by MapId: TranslateOptions::scratch
+  /// By MapId: TranslateOptions::scratch. For a kernel, what its own ids of maps and programs show, and not a
+  /// manifest's word alone.
+  std::vector<bool> scratch;
   std::string cpu = "native";              ///< "native", or an LLVM CPU name: a portable image
   unsigned threads = 0;                    ///< 0: as many as the machine has; never changes the output
   bool debug_info = true;                  ///< line = instruction, scope = program, inlined-at = edge

@@ -158,7 +158,7 @@ Expected<std::optional<uint32_t>> attached_at(const AttachPoint &p) {
     }
     return std::optional(id);
   }
-  return internal_error("tcx without a link").error();
+  return std::optional<uint32_t>(); // tcx: nothing that a link of ours holds
 }
 
 static HookKind hook_of(const AttachedProgram &a) {
@@ -237,6 +237,10 @@ Error complete(AttachPoint &p) {
     p.priority = a.priority;
     p.handle = a.handle;
     p.link_id = a.by_link ? find_link(p, a.id) : 0;
+    if (!p.link_id && !is_xdp(p.hook) && !is_clsact(p.hook))
+      return unsupported(formatv("{0}: the program is attached without a link", describe(p)))
+          .with_hint("attach it by a bpf_link, whose program can be exchanged")
+          .error();
     break;
   }
   return Error::success();

@@ -57,7 +57,7 @@ ujit install --dry-run m.ujit.yaml
 case $(cat err) in
 *"BPF iterators"* | *CAP_* | *BTF*) skip "$(head -1 err)" ;;
 esac
-expect 0 "module " "bytes"
+expect 0 "m: 2 programs" "leaving"
 ujit install --dry-run --json m.ujit.yaml
 expect 0 '"module-bytes"' '"would-load"'
 ujit estimate m.ujit.yaml
