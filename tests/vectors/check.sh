@@ -25,4 +25,13 @@ for table in verifier test_bpf; do
   cat "$out/$table".*.log | awk -v table=$table '/^[0-9]+ passed/ { p += $1; w += $3; r += $5 }
     END { printf "%s: %d passed, %d wrong, %d refused\n", table, p, w, r }'
 done
+
+# What the running kernel's verifier makes of those that it loads: captured and translated, or refused by name.
+if [ "$(id -u)" = 0 ]; then
+  "$build/ujit-vectors" "$out/verifier.txt" --captured >"$out/captured.log" 2>&1 || failed=1
+  grep -v '^[0-9]* passed' "$out/captured.log" || true
+  sed -n 's/^\([0-9]* passed.*\)/captured from this kernel: \1/p' "$out/captured.log"
+else
+  echo "skipped: captured from this kernel: bpf() needs root"
+fi
 exit $failed

@@ -1,12 +1,19 @@
 // ujit-vectors: runs the kernel's own test vectors, as extract.sh prints them, in all modes that have no need
 // of a kernel. Each vector runs in a worker: whatever happens to it, the others run.
 //
-//     ujit-vectors FILE [--shard I/N]
+//     ujit-vectors FILE [--shard I/N] [--captured]
+//
+// With --captured, each vector is instead loaded into the running kernel, captured and translated from what
+// the verifier made of it; one that the kernel does not load is not counted. Vectors for socket filters go in
+// as tc programs.
 //
 // A line for each vector that is wrong or refused, then a sum. Exit code 1 if one was wrong, crashed or hung.
 #include "kernel-iface/embedded/worker.h"
+#include "kernel-iface/linux/canonical.h"
+#include "kernel-iface/linux/load.h"
 #include "tests/support/modes.h"
 #include "translator/helper.h"
+#include "translator/lower.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
@@ -194,18 +201,51 @@ std::string judge(const std::vector<Vector> &vectors, size_t which) {
   return {};
 }
 
+/// Empty: captured and translated; "refused: ..."; "not loaded".
+std::string judge_captured(const std::vector<Vector> &vectors, size_t which) {
+  Case c = make_case(vectors, which);
+  for (Program &p : c.pipeline.programs)
+    if (p.type == ProgType::socket_filter)
+      p.type = ProgType::sched_cls;
+  Expected<LoadedPipeline> loaded = load_into_kernel(c.pipeline);
+  if (!loaded) {
+    llvm::consumeError(loaded.takeError());
+    return "not loaded";
+  }
+  const int fd = loaded->fd(c.pipeline.entries[0]);
+  CaptureOptions options;
+  for (const auto &symbol : translation_symbols())
+    options.symbols.push_back(std::string(symbol));
+  Expected<Capture> captured = capture({&fd, 1}, options);
+  if (!captured)
+    return llvm::toString(captured.takeError());
+  Expected<CanonicalPipeline> canonical = canonicalise(*captured);
+  if (!canonical)
+    return "refused: " + llvm::toString(canonical.takeError());
+  for (uint32_t p = 0; p < canonical->pipeline.programs.size(); p++) {
+    llvm::LLVMContext context;
+    auto module = translate(canonical->pipeline, ProgId(p), context, {});
+    if (!module)
+      return "refused: " + llvm::toString(module.takeError());
+  }
+  return {};
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
   unsigned shard = 0, shards = 1;
   std::string path;
+  bool captured = false;
   for (int i = 1; i < argc; i++)
-    if (StringRef(argv[i]) == "--shard" && i + 1 < argc)
+    if (StringRef(argv[i]) == "--captured")
+      captured = true;
+    else if (StringRef(argv[i]) == "--shard" && i + 1 < argc)
       sscanf(argv[++i], "%u/%u", &shard, &shards);
     else
       path = argv[i];
   if (path.empty() || shards == 0) {
-    llvm::errs() << "usage: ujit-vectors FILE [--shard I/N]\n";
+    llvm::errs() << "usage: ujit-vectors FILE [--shard I/N] [--captured]\n";
     return 64;
   }
   std::vector<Vector> vectors = read_vectors(path);
@@ -218,7 +258,7 @@ int main(int argc, char **argv) {
   for (size_t i = shard; i < vectors.size(); i += shards) {
     const Vector &v = vectors[i];
     auto work = [&] {
-      std::string text = judge(vectors, i);
+      std::string text = captured ? judge_captured(vectors, i) : judge(vectors, i);
       return std::vector<uint8_t>(text.begin(), text.end());
     };
     std::string text;
@@ -229,6 +269,8 @@ int main(int argc, char **argv) {
       text = "the linker: " + describe(*fault);
     else
       text.assign(std::get<0>(*done).begin(), std::get<0>(*done).end());
+    if (text == "not loaded")
+      continue;
     (text.empty() ? passed : StringRef(text).starts_with("refused") ? refused : wrong)++;
     if (!text.empty())
       llvm::outs() << formatv("{0} ({1} instructions): {2}\n", v.name, v.insns.size(), text);
