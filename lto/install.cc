@@ -217,7 +217,7 @@ private:
         return e;
     }
     state_.phase = "installed";
-    return write_state();
+    return folder_->update(state_); // from here on it is complete, whatever becomes of us
   }
 
   Error pin(const Fd &fd, const std::string &name) {
