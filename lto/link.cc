@@ -4,7 +4,7 @@
 #include "lto/link.h"
 
 #include "lto/codegen.h"
-#include "lto/digest.h"
+#include "lto/describe.h"
 #include "lto/fuse.h"
 #include "lto/image.h"
 #include "lto/kernel_code.h"
@@ -31,27 +31,11 @@
 #include <atomic>
 #include <chrono>
 #include <numeric>
-#include <set>
 #include <thread>
 
 namespace ujit {
 
 using namespace llvm;
-
-static constexpr OptimisationName names[] = {
-    {"alias-domains", "loads and stores carry the kind of memory they access"},
-    {"helper-effects", "calls of helpers carry what they may read and write"},
-    {"inline-lookups", "array and per-CPU array lookups become address arithmetic"},
-    {"inline-hash-lookups", "hash tables of the embedded kernel are searched inline"},
-    {"fold-config", "read-only data becomes constants before the graph is built"},
-    {"forward-state", "stores are forwarded to loads behind a tail call; overwritten stores go"},
-    {"merge-bytes", "loads and stores of bytes that are a word become one"},
-    {"conditions", "checks that earlier checks imply go"},
-    {"loops", "loops are rotated and unrolled, what does not change in them is computed before"},
-    {"inline", "programs with one caller are inlined"},
-    {"clone", "small shared programs are copied into their callers"},
-};
-std::span<const OptimisationName> optimisation_names() { return names; }
 
 namespace {
 
@@ -200,7 +184,7 @@ private:
     if (for_kernel() && options_.plan.mode == PlanOptions::chain)
       return input_error("the kernel target has no chain mode: the originals are the chain").error();
     for (const std::string &d : options_.disabled)
-      if (std::none_of(std::begin(names), std::end(names), [&](auto &n) { return n.name == d; }))
+      if (std::ranges::none_of(optimisation_names(), [&](auto &n) { return n.name == d; }))
         return input_error("there is no optimisation named '" + d + "'").error();
     return machine(Effort::full).takeError();
   }
@@ -470,79 +454,6 @@ private:
 
   // --- the image ---
 
-  ImageInfo describe() {
-    const LinkPlan &plan = result_.plan;
-    ImageInfo info;
-    info.name = options_.name;
-    Expected<TargetCpu> cpu = resolve_cpu(options_.cpu);
-    info.target = "x86_64-unknown-linux-gnu " + (cpu ? cpu->name + " " + cpu->features : std::string());
-    if (!cpu)
-      consumeError(cpu.takeError());
-    info.form = pipeline_.kernel ? "verified" : "object";
-    std::set<std::string> helpers;
-    if (!pipeline_.kernel)
-      helpers = {"ujit_load_packet", "ujit_call_helper"};
-    for (const Program &p : pipeline_.programs) {
-      ProgId id{uint32_t(&p - pipeline_.programs.data())};
-      const PlannedProgram &planned = plan[id];
-      if (planned.role == PlannedProgram::dead && !planned.needs_chain_copy)
-        continue;
-      for (uint32_t h : result_.graph.summaries[index(id)].helpers)
-        if (h != helper_tail_call)
-          helpers.insert(std::string(find_helper(h)->name));
-      if (planned.entry && planned.role == PlannedProgram::function)
-        info.entries.push_back({p.name, entry_symbol(p), p.type});
-      ImageProgram described{p.name,   program_digest(pipeline_, id), "",
-                             p.object, uint32_t(p.insns.size()),      p.lines};
-      if (plan.mode == PlanOptions::chain)
-        described.symbol = program_symbol(p);
-      else if (planned.needs_chain_copy)
-        described.symbol = chain_symbol(p);
-      info.programs.push_back(std::move(described));
-    }
-    for (const InstanceSlot &slot : layout_.slots()) {
-      ImageSlot s{slot, "cpu"};
-      if (slot.kind == InstanceSlot::program)
-        s.name = pipeline_.programs[slot.id].name;
-      else if (slot.kind == InstanceSlot::constant)
-        s.name = pipeline_.maps[slot.id].name + ":" + pipeline_.maps[slot.id].bound[slot.sub].name;
-      else if (slot.kind != InstanceSlot::cpu)
-        s.name = pipeline_.maps[slot.id].name;
-      info.instance.push_back(std::move(s));
-    }
-    for (const PlannedSite &site : plan.sites)
-      for (const PlannedEdge &a : site.alternatives)
-        info.edges.push_back(
-            {pipeline_[site.from].name, a.edge.to ? pipeline_[*a.edge.to].name : "",
-             pipeline_[a.edge.map].name, std::string(name_of(a.edge.kind)), std::string(name_of(a.treatment)),
-             result_.graph.summaries[index(site.from)].sites[site.site].insn, int64_t(a.edge.slot)});
-    if (for_kernel())
-      describe_leaving(info, helpers);
-    info.helpers.assign(helpers.begin(), helpers.end());
-    return info;
-  }
-
-  void describe_leaving(ImageInfo &info, std::set<std::string> &symbols) const {
-    for (StringRef s : kernel_support())
-      symbols.insert(s.str());
-    for (const ImageProgram &p : info.programs)
-      for (const KernelCall &call : pipeline_[*pipeline_.find_program(p.name)].kernel_calls)
-        symbols.insert(call.symbol);
-    // A resume function knows less than its program, so it may have calls that folded away there.
-    for (ProgId p : result_.leave.resumed)
-      for (const Insn &insn : pipeline_[p].insns)
-        if (const InsnRow *row = find_row(insn); row && row->op == Op::call_helper)
-          if (const Helper *helper = find_helper(uint32_t(insn.imm));
-              helper && helper->id != helper_tail_call)
-            symbols.insert(std::string(helper->name));
-    ImageLeave &leave = info.leave.emplace();
-    leave.frame_bytes = result_.leave.frame_bytes;
-    for (MapId m : result_.leave.prog_arrays)
-      leave.prog_arrays.push_back(pipeline_[m].name);
-    for (const LeavePlan::Point &p : result_.leave.points)
-      leave.points.push_back({pipeline_[p.program].name, p.insn, p.frame_bytes});
-  }
-
   /// Only what is really used stays to be resolved at install.
   Error check_for_kernel(const std::vector<uint8_t> &image, ImageInfo &info) {
     Expected<std::vector<std::string>> undefined = check_kernel_image(image);
@@ -569,7 +480,7 @@ private:
 
   Error write() {
     return timed("image", [&]() -> Error {
-      ImageInfo info = describe();
+      ImageInfo info = describe_image(pipeline_, options_, layout_, result_);
       Expected<std::vector<uint8_t>> merged = write_image(objects_, info);
       if (!merged)
         return merged.takeError();
@@ -604,89 +515,6 @@ private:
 };
 
 } // namespace
-
-static Expected<LinkResult> link_once(const Pipeline &pipeline, const LinkOptions &options) {
-  Expected<std::vector<LinkResult>> results = link_each(pipeline, options, {&options.plan, 1});
-  if (!results)
-    return results.takeError();
-  return std::move(results->front());
-}
-
-/// What image and stub may need together.
-static bool fits_kernel_stack(const LinkResult &r) {
-  return r.stats.max_stack_bytes + stub_stack(r.leave.frame_bytes) <= kernel_stack_limit;
-}
-
-/// Programs which are no entries and whose own functions need more stack than an image may have.
-static Expected<std::vector<std::pair<ProgId, std::string>>> too_deep(const Pipeline &pipeline,
-                                                                      const LinkResult &result) {
-  std::vector<std::string> roots;
-  uint32_t entry_frame = 0;
-  for (ProgId e : result.plan.entries)
-    roots.push_back(entry_symbol(pipeline[e]));
-  Expected<std::vector<FunctionStack>> stacks = stack_by_function(result.image.object, roots);
-  if (!stacks)
-    return stacks.takeError();
-  std::map<std::string, uint32_t> bytes;
-  for (const FunctionStack &f : *stacks) {
-    bytes[f.name] = f.bytes;
-    if (std::find(roots.begin(), roots.end(), f.name) != roots.end())
-      entry_frame = std::max(entry_frame, f.frame);
-  }
-  constexpr uint32_t return_addresses = 16;
-  const uint32_t taken = stub_stack(result.leave.frame_bytes) + entry_frame + return_addresses;
-  std::vector<std::pair<ProgId, std::string>> out;
-  for (uint32_t p = 0; p < pipeline.programs.size(); ++p) {
-    if (result.plan[ProgId(p)].entry || result.plan[ProgId(p)].role != PlannedProgram::function)
-      continue;
-    const std::string name = program_symbol(pipeline.programs[p]);
-    const uint32_t needed = std::max(bytes[name], bytes[name + ".resume"]);
-    if (taken + needed > kernel_stack_limit)
-      out.push_back({ProgId(p), formatv("{0} bytes of stack, with {1} for stub and entry: the limit is {2}",
-                                        needed, taken, kernel_stack_limit)});
-  }
-  return out;
-}
-
-/// A kernel's stack is small, so there is a ladder down: everything inlined; the entry's program out of line,
-/// whose frame would otherwise stay below all others; nothing inlined, since inlined programs share a frame
-/// which holds what any of them needs; and without the programs that need too much on their own.
-Expected<LinkResult> link(const Pipeline &pipeline, const LinkOptions &options) {
-  Expected<LinkResult> result = link_once(pipeline, options);
-  if (!result || options.target != LinkTarget::kernel || fits_kernel_stack(*result))
-    return result;
-  const uint32_t wanted = result->stats.max_stack_bytes;
-  auto fits = [&](const char *how) {
-    if (!fits_kernel_stack(*result))
-      return false;
-    result->stats.notes.push_back(formatv("{0}: {1} bytes of stack would be too many", how, wanted));
-    return true;
-  };
-  LinkOptions less = options;
-  less.plan.inline_entries = false;
-  result = link_once(pipeline, less);
-  if (!result || fits("entries not inlined"))
-    return result;
-  less.plan.inline_single_caller = false;
-  less.plan.clone_limit_ir = 0;
-  result = link_once(pipeline, less);
-  if (!result || fits("not inlined"))
-    return result;
-  Expected<std::vector<std::pair<ProgId, std::string>>> deep = too_deep(pipeline, *result);
-  if (!deep)
-    return deep.takeError();
-  less.plan.unfused.insert(less.plan.unfused.end(), deep->begin(), deep->end());
-  if (!deep->empty()) {
-    result = link_once(pipeline, less);
-    if (!result || fits("not inlined, programs left out"))
-      return result;
-  }
-  return unsupported(formatv("{0} bytes of stack at most, and {1} for the stub: the limit is {2}",
-                             result->stats.max_stack_bytes, stub_stack(result->leave.frame_bytes),
-                             kernel_stack_limit))
-      .with_hint("leave out entries with deep subprograms")
-      .error();
-}
 
 Expected<std::vector<LinkResult>> link_each(const Pipeline &pipeline, const LinkOptions &options,
                                             std::span<const PlanOptions> plans) {

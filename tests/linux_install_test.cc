@@ -37,7 +37,7 @@ struct Hook {
 };
 
 /// Of tests/bpf/install.bpf.c.
-enum Slot : uint32_t { slot_mid = 1, slot_leaves = 8, slot_far = 20 };
+constexpr uint32_t slot_mid = 1, slot_leaves = 8, slot_far = 20;
 enum Way : uint32_t { way_pass, way_drop, way_redirect, way_rewrite, way_loop, way_far, way_empty, ways = 8 };
 enum Counter : uint32_t {
   entered,
@@ -397,8 +397,9 @@ TEST_P(LinuxInstall, EverythingIsAsWithTheOriginals) {
   EXPECT_NE(attached(), id_of_program(entry()));
   expect_same(all_traffic(), originals, "stubs");
   EXPECT_GE(times_left(), originals.counts[in_outsider]);
-  if (GetParam().capture)
+  if (GetParam().capture) {
     EXPECT_GT(traffic_->captured(), 600u);
+  }
   llvm::cantFail(uninstall(name));
   expect_originals();
   expect_same(all_traffic(way_far), all_traffic(way_far), "originals again");

@@ -79,15 +79,24 @@ TEST_F(Litmus, M5_AlignedValuesAreNotTorn) {
       "reader",
       "r1 = *(u64 *)(r7 + 8)\nr0 = 1\nif r1 == 0 goto done\nr1 += 1\nif r1 == 0 goto done\nr0 = 2\ndone:\n"));
   volatile uint64_t *shared = value_ + 1;
-  under([&] { *shared = 0, *shared = ~0ull; }, 20'000, [](uint32_t r) { ASSERT_EQ(r, 1u); });
+  under(
+      [&] {
+        *shared = 0;
+        *shared = ~0ull;
+      },
+      20'000, [](uint32_t r) { ASSERT_EQ(r, 1u); });
 }
 
 TEST_F(Litmus, M8_CheckedMapValueIsTheUsedOne) {
   load(program("reader", "r1 = *(u64 *)(r7 + 8)\nif r1 > 7 goto out\nr2 = r1\nr2 += r7\nr2 = *(u8 *)(r2 + "
                          "16)\nr0 = r1\nr0 += 10\n"));
   volatile uint64_t *shared = value_ + 1;
-  under([&] { *shared = 3, *shared = 1'000'000; }, 20'000,
-        [](uint32_t r) { ASSERT_TRUE(r == 0 || (r >= 10 && r <= 17)) << r; });
+  under(
+      [&] {
+        *shared = 3;
+        *shared = 1'000'000;
+      },
+      20'000, [](uint32_t r) { ASSERT_TRUE(r == 0 || (r >= 10 && r <= 17)) << r; });
 }
 
 TEST_F(Litmus, M8_CheckedPacketByteIsTheUsedOne) {
@@ -97,8 +106,12 @@ TEST_F(Litmus, M8_CheckedPacketByteIsTheUsedOne) {
                "if r1 > 7 goto out\nr2 = r1\nr2 += r7\nr2 = *(u8 *)(r2 + 16)\nr0 = r1\nr0 += 10\n"));
   run(0);
   volatile uint8_t *shared = kernel_->cpu(0).packet.data() + 9;
-  under([&] { *shared = 3, *shared = 200; }, 20'000,
-        [](uint32_t r) { ASSERT_TRUE(r == 0 || (r >= 10 && r <= 17)) << r; });
+  under(
+      [&] {
+        *shared = 3;
+        *shared = 200;
+      },
+      20'000, [](uint32_t r) { ASSERT_TRUE(r == 0 || (r >= 10 && r <= 17)) << r; });
 }
 
 TEST_F(Litmus, M20_MessagePassing) {

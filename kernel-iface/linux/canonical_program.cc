@@ -53,9 +53,9 @@ public:
     out_.insns = from_.insns;
     out_.lines = from_.lines;
     if (Error e = take_functions())
-      return std::move(e);
+      return e;
     if (Error e = take_maps())
-      return std::move(e);
+      return e;
     find_entered();
     for (const Subprogram &f : out_.subprograms)
       for (uint32_t at = f.start; at < f.end;) {
@@ -183,7 +183,7 @@ private:
         !insn.imm)
       return replace(at, 1, make(insn.opcode == op_xor64 ? op_mov64_imm : op_mov32_imm, insn.dst, 0, 0, 0));
     if (Error e = refuse_private(at))
-      return std::move(e);
+      return e;
     return 1;
   }
 

@@ -1,0 +1,22 @@
+// What can be left out of a link by name: `--no-opt`, the rows of the benchmark, and what `check --bisect`
+// tries. The order is that in which the pipeline does them.
+#include "lto/link.h"
+
+namespace ujit {
+
+static constexpr OptimisationName names[] = {
+    {"alias-domains", "loads and stores carry the kind of memory they access"},
+    {"helper-effects", "calls of helpers carry what they may read and write"},
+    {"inline-lookups", "array and per-CPU array lookups become address arithmetic"},
+    {"inline-hash-lookups", "hash tables of the embedded kernel are searched inline"},
+    {"fold-config", "read-only data becomes constants before the graph is built"},
+    {"forward-state", "stores are forwarded to loads behind a tail call; overwritten stores go"},
+    {"merge-bytes", "loads and stores of bytes that are a word become one"},
+    {"conditions", "checks that earlier checks imply go"},
+    {"loops", "loops are rotated and unrolled, what does not change in them is computed before"},
+    {"inline", "programs with one caller are inlined"},
+    {"clone", "small shared programs are copied into their callers"},
+};
+std::span<const OptimisationName> optimisation_names() { return names; }
+
+} // namespace ujit
