@@ -1,165 +1,32 @@
+// Three replicas take turns on each packet: the originals, the installed image, and the originals again, which
+// write down the path. Between two runs of the originals, the image's run has no chance to see a clock that
+// neither saw; see noise.h.
+//
+// Afterwards every run is repeated and counted. Maps are warm then: flows exist, neighbours are known.
 #include "lto/check_installed.h"
 
 #include "lto/execute_loaded.h"
-#include "lto/kernel_pipeline.h"
 #include "lto/kernel_routes.h"
+#include "lto/noise.h"
+#include "lto/witness.h"
 
-#include "kernel-iface/embedded/interpreter_host.h"
 #include "kernel-iface/linux/maps.h"
 #include "kernel-iface/linux/private_network.h"
+
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/Support/FormatVariadic.h"
 
 #include <bpf/bpf.h>
 #include <linux/bpf.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
-#include <map>
-#include <set>
 
 namespace ujit {
 
+using llvm::formatv;
+
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double ms_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-/// The fused image of a pipeline in the kernel, on maps of its own, attached nowhere.
-class Replica {
-public:
-  static Expected<Replica> make(const Execution &x, const Manifest &manifest, const LinkOptions &link) {
-    Expected<ModuleKernel> kernel = read_module_kernel();
-    if (!kernel)
-      return kernel.takeError();
-    if (!kernel->refusal.empty())
-      return unsupported(kernel->refusal).error();
-    Manifest unattached = manifest;
-    unattached.attach.clear();
-    Pipeline only = x.pipeline;
-    only.entries = {x.entry};
-    Replica r;
-    auto start = Clock::now();
-    Expected<KernelSource> source = load_and_capture(unattached, only, x.seeds);
-    if (!source)
-      return source.takeError();
-    r.source_ = std::make_unique<KernelSource>(std::move(*source));
-    r.facts_.capture_ms = ms_since(start);
-    const KernelPipeline &k = r.source_->pipelines.at(0);
-    LinkOptions options = k.options;
-    options.threads = link.threads;
-    options.disabled = link.disabled;
-    options.progress = link.progress;
-    start = Clock::now();
-    Expected<KernelImage> image = link_for_kernel(k, *kernel, options);
-    if (!image)
-      return image.takeError();
-    r.facts_.link_ms = ms_since(start);
-    Expected<Fd> kill_switch = make_kill_switch();
-    if (!kill_switch)
-      return kill_switch.takeError();
-    Expected<LiveImage> live = bring_up(k, *image, *kernel, *kill_switch);
-    if (!live)
-      return live.takeError();
-    r.live_ = std::move(*live);
-    r.facts_.insert_ms = r.live_.insert_ms;
-    r.facts_.stubs_ms = r.live_.stubs_ms;
-    r.facts_.module_bytes = r.live_.module_bytes;
-    r.facts_.report = make_report(k.canonical.pipeline, image->link, manifest.name);
-    for (const CanonicalPipeline::Unfused &u : k.canonical.unfused)
-      r.facts_.report.unfused_reasons.emplace_back(k.capture.programs[u.program].name, u.reason);
-    return r;
-  }
-  Replica(Replica &&) = default;
-  ~Replica() {
-    if (source_)
-      llvm::consumeError(remove());
-  }
-
-  LoadedPipeline &loaded() { return *source_->loaded; }
-  int stub() const { return live_.entries.front().stub.get(); }
-  const InstalledFacts &facts() const { return facts_; }
-
-  Error remove() {
-    if (live_.module.name.empty())
-      return Error::success();
-    live_.entries.clear();
-    live_.module.btf = Fd();
-    return remove_module(std::exchange(live_.module.name, {}));
-  }
-
-private:
-  Replica() = default;
-  std::unique_ptr<KernelSource> source_; ///< the image refers to it
-  LiveImage live_;
-  InstalledFacts facts_;
-};
-
-/// The interpreter's host, with the programs that each run reached written down.
-class PathHost final : public InterpreterHost {
-public:
-  explicit PathHost(Kernel &kernel) : host_(kernel) {}
-  Expected<uint64_t> map_address(MapId map) override { return host_.map_address(map); }
-  Expected<uint64_t> map_value_address(MapId map, uint64_t offset) override {
-    return host_.map_value_address(map, offset);
-  }
-  Expected<uint64_t> call_helper(Interpreter &i, uint32_t id, const std::array<uint64_t, 5> &args) override {
-    return host_.call_helper(i, id, args);
-  }
-  std::optional<uint64_t> load_packet(uint64_t context, int32_t offset, unsigned bits) override {
-    return host_.load_packet(context, offset, bits);
-  }
-  const Program *tail_call_target(uint64_t map, uint32_t index) override {
-    const Program *p = host_.tail_call_target(map, index);
-    if (p)
-      path.push_back(p->name);
-    return p;
-  }
-  std::vector<std::string> path;
-
-private:
-  EmbeddedHost host_;
-};
-
-/// By packet: names of the programs that it goes through.
-Expected<std::vector<std::vector<std::string>>> trace_paths(const Execution &x) {
-  KernelOptions options;
-  options.routes = x.routes;
-  auto kernel = Kernel::create(x.pipeline, std::move(options));
-  if (!kernel)
-    return kernel.takeError();
-  if (Error e = (*kernel)->seed(x.seeds))
-    return e;
-  PathHost host(**kernel);
-  Interpreter interpreter(host, interpreter_options(x.pipeline[x.entry].type));
-  std::vector<std::vector<std::string>> paths;
-  for (const CapturedPacket &packet : x.packets) {
-    host.path = {x.pipeline[x.entry].name};
-    Expected<PacketResult> r = run_interpreted(**kernel, interpreter, x.entry, packet.bytes);
-    if (!r)
-      return r.takeError();
-    paths.push_back(std::move(host.path));
-  }
-  return paths;
-}
-
-/// Smallest duration of a few runs: with a clock that counts instructions, what the run takes undisturbed.
-Expected<uint32_t> shortest(LoadedPipeline &kernel, ProgId entry, std::span<const uint8_t> packet,
-                            int instead) {
-  constexpr int runs = 5;
-  uint32_t best = UINT32_MAX;
-  TestRunOptions options;
-  options.instead = instead;
-  for (int i = 0; i < runs; ++i) {
-    Expected<TestRunResult> r = kernel.run(entry, packet, options);
-    if (!r)
-      return r.takeError();
-    best = std::min(best, r->duration_ns);
-  }
-  return best;
-}
 
 Expected<Fd> empty_program(ProgType type) {
   const bpf_insn insns[] = {
@@ -171,117 +38,228 @@ Expected<Fd> empty_program(ProgType type) {
   return fd;
 }
 
-/// Durations of a few packets of each path, on both replicas.
-Error count_paths(const Execution &x, LoadedPipeline &stock, Replica &installed, InstalledCheck &result) {
-  constexpr size_t samples = 3;
-  Expected<Fd> empty = empty_program(x.pipeline[x.entry].type);
-  if (!empty)
-    return empty.takeError();
-  for (InstalledPath &path : result.paths) {
-    double before = 0, after = 0, fixed = 0;
-    size_t n = 0;
-    for (size_t packet : path.packets) {
-      if (n == samples)
-        break;
-      Expected<uint32_t> a = shortest(stock, x.entry, x.packets[packet].bytes, -1);
-      if (!a)
-        return a.takeError();
-      Expected<uint32_t> b = shortest(installed.loaded(), x.entry, x.packets[packet].bytes, installed.stub());
-      if (!b)
-        return b.takeError();
-      Expected<uint32_t> c = shortest(stock, x.entry, x.packets[packet].bytes, empty->get());
-      if (!c)
-        return c.takeError();
-      before += *a;
-      after += *b;
-      fixed += *c;
-      ++n;
-    }
-    if (n == 0)
-      continue;
-    path.stock_ns = (before - fixed) / double(n);
-    path.installed_ns = (after - fixed) / double(n);
-    path.fixed_ns = fixed / double(n);
+/// One packet through one way in.
+struct Turn {
+  const WayIn &way;
+  std::span<const uint8_t> packet;
+};
+
+std::vector<Turn> turns(const Execution &x, std::span<const WayIn> ways) {
+  std::vector<Turn> out;
+  for (const WayIn &way : ways)
+    for (const CapturedPacket &packet : x.packets)
+      out.push_back({way, packet.bytes});
+  return out;
+}
+
+Expected<TestRunResult> run_turn(LoadedPipeline &kernel, const Turn &t, int instead) {
+  TestRunOptions options;
+  options.instead = instead;
+  options.context = t.way.context;
+  return kernel.run(t.way.entry, t.packet, options);
+}
+
+class InstalledComparison {
+public:
+  InstalledComparison(const Execution &x, std::span<const WayIn> ways, Replica &installed,
+                      LoadedPipeline &stock, Witness &witness, InstalledCheck &out)
+      : x_(x), ways_(ways), installed_(installed), stock_(stock), witness_(witness), out_(out) {}
+
+  Error run(size_t limit) {
+    Expected<Fd> empty = empty_program(x_.pipeline[x_.pipeline.entries.front()].type);
+    if (!empty)
+      return empty.takeError();
+    if (Error e = compare_all(limit))
+      return e;
+    return count_all(empty->get());
   }
-  return Error::success();
+
+private:
+
+  Error compare_all(size_t limit) {
+    Trace before = new_trace(x_, "kernel"), between = new_trace(x_, "installed"),
+          after = new_trace(x_, "kernel");
+    for (const Turn &t : turns(x_, ways_)) {
+      if (Error e = witness_.forget())
+        return e;
+      const std::tuple<LoadedPipeline &, Trace &, int> runs[] = {
+          {stock_, before, -1},
+          {installed_.loaded(), between, installed_.stub(t.way.entry)},
+          {witness_.loaded(), after, -1}};
+      for (const auto &[kernel, trace, instead] : runs) {
+        Expected<TestRunResult> run = run_turn(kernel, t, instead);
+        if (!run)
+          return run.takeError();
+        cpu_ = run->not_runnable.empty() ? run->cpu : cpu_;
+        if (Error e = observe(x_, kernel, std::move(*run), trace))
+          return e;
+      }
+      ++out_.packets;
+      if (!before.packets.back().not_run.empty()) {
+        ++out_.not_run;
+        continue;
+      }
+      Expected<std::vector<ProgId>> path = witness_.path();
+      if (!path)
+        return path.takeError();
+      out_.reached.add(x_.pipeline, *path);
+    }
+    const std::pair<LoadedPipeline &, Trace &> maps[] = {
+        {stock_, before}, {installed_.loaded(), between}, {witness_.loaded(), after}};
+    for (const auto &[kernel, trace] : maps)
+      if (Error e = take_maps(x_, kernel, cpu_, trace))
+        return e;
+    out_.varied = level_noise(x_.pipeline, before, between, after);
+    out_.comparison = compare(x_.pipeline, before, between, limit);
+    for (Difference &d : out_.comparison.differences) {
+      if (!d.packet)
+        continue;
+      d.field += " (" + ways_[*d.packet / x_.packets.size()].text + ")";
+      *d.packet %= x_.packets.size();
+    }
+    return Error::success();
+  }
+
+  /// Smallest duration of a few runs: with a clock that counts instructions, what the run takes undisturbed.
+  static Expected<double> shortest(LoadedPipeline &kernel, const Turn &t, int instead) {
+    constexpr int runs = 3;
+    uint32_t best = UINT32_MAX;
+    for (int i = 0; i < runs; ++i) {
+      Expected<TestRunResult> r = run_turn(kernel, t, instead);
+      if (!r)
+        return r.takeError();
+      best = std::min(best, r->not_runnable.empty() ? r->duration_ns : 0);
+    }
+    return double(best);
+  }
+
+  Error count_all(int empty) {
+    std::map<std::vector<ProgId>, InstalledPath> paths;
+    for (const Turn &t : turns(x_, ways_)) {
+      if (Error e = witness_.forget())
+        return e;
+      Expected<TestRunResult> again = run_turn(witness_.loaded(), t, -1);
+      if (!again)
+        return again.takeError();
+      if (!again->not_runnable.empty())
+        continue;
+      Expected<std::vector<ProgId>> path = witness_.path();
+      if (!path)
+        return path.takeError();
+      out_.reached.add(x_.pipeline, *path);
+      Expected<double> stock = shortest(stock_, t, -1);
+      if (!stock)
+        return stock.takeError();
+      Expected<double> installed = shortest(installed_.loaded(), t, installed_.stub(t.way.entry));
+      if (!installed)
+        return installed.takeError();
+      Expected<double> fixed = shortest(stock_, t, empty);
+      if (!fixed)
+        return fixed.takeError();
+      InstalledPath &p = paths[*path];
+      ++p.runs;
+      p.stock_ns += *stock - *fixed;
+      p.installed_ns += *installed - *fixed;
+    }
+    for (auto &[programs, p] : paths) {
+      for (ProgId id : programs)
+        p.programs.push_back(x_.pipeline[id].name);
+      out_.paths.push_back(std::move(p));
+    }
+    llvm::stable_sort(out_.paths, [](const InstalledPath &a, const InstalledPath &b) {
+      return a.stock_ns > b.stock_ns;
+    });
+    return Error::success();
+  }
+
+  const Execution &x_;
+  const std::span<const WayIn> ways_;
+  Replica &installed_;
+  LoadedPipeline &stock_;
+  Witness &witness_;
+  InstalledCheck &out_;
+  unsigned cpu_ = 0;
+};
+
+/// Where replicas live. Beyond this point nothing that runs can see the machine's own network.
+Expected<PrivateNetwork> enter_network(const Execution &x) {
+  Expected<PrivateNetwork> network = PrivateNetwork::enter();
+  if (network)
+    if (Error e = add_kernel_routes(x.routes))
+      return e;
+  return network;
+}
+
+LoadOptions load_options(const Execution &x) {
+  LoadOptions options;
+  options.seeds.assign(x.seeds.begin(), x.seeds.end());
+  return options;
 }
 
 } // namespace
 
-Expected<Trace> execute_installed(const Execution &x, const Manifest &manifest, const LinkOptions &link) {
-  Expected<PrivateNetwork> network = PrivateNetwork::enter();
+Expected<InstalledCheck> check_installed(const Execution &x, std::span<const WayIn> ways,
+                                         const Manifest &manifest, const LinkOptions &link, size_t limit) {
+  Expected<PrivateNetwork> network = enter_network(x);
   if (!network)
     return network.takeError();
-  if (Error e = add_kernel_routes(x.routes))
-    return e;
-  Expected<Replica> replica = Replica::make(x, manifest, link);
-  if (!replica)
-    return replica.takeError();
-  Expected<Trace> trace = run_loaded(x, replica->loaded(), "installed", replica->stub());
-  Error removed = replica->remove();
-  if (!trace)
-    return llvm::joinErrors(trace.takeError(), std::move(removed));
-  if (removed)
-    return removed;
-  return trace;
-}
-
-Expected<InstalledCheck> check_installed(const Execution &x, const Manifest &manifest,
-                                         const LinkOptions &link, size_t limit) {
-  Expected<std::vector<std::vector<std::string>>> paths = trace_paths(x);
-  if (!paths)
-    return paths.takeError();
-  Expected<PrivateNetwork> network = PrivateNetwork::enter();
-  if (!network)
-    return network.takeError();
-  if (Error e = add_kernel_routes(x.routes))
-    return e;
-  Expected<Replica> installed = Replica::make(x, manifest, link);
+  Expected<Replica> installed = Replica::make(x.pipeline, x.seeds, manifest, link);
   if (!installed)
     return installed.takeError();
-  LoadOptions options;
-  options.seeds.assign(x.seeds.begin(), x.seeds.end());
-  Expected<LoadedPipeline> stock = load_into_kernel(x.pipeline, options);
+  Expected<LoadedPipeline> stock = load_into_kernel(x.pipeline, load_options(x));
   if (!stock)
     return stock.takeError();
+  Expected<Witness> witness = Witness::load(x.pipeline, load_options(x));
+  if (!witness)
+    return witness.takeError();
 
   InstalledCheck result;
   result.facts = installed->facts();
-  Expected<Trace> before = run_loaded(x, *stock, "kernel", -1);
-  if (!before)
-    return before.takeError();
-  Expected<Trace> after = run_loaded(x, installed->loaded(), "installed", installed->stub());
-  if (!after)
-    return after.takeError();
-  result.comparison = compare(x.pipeline, *before, *after, limit);
-
-  std::map<std::vector<std::string>, size_t> index;
-  std::set<std::string> programs;
-  std::set<std::pair<std::string, std::string>> edges;
-  for (size_t i = 0; i < paths->size(); ++i) {
-    if (!before->packets[i].not_run.empty()) {
-      ++result.not_run;
-      continue;
-    }
-    ++result.packets;
-    std::vector<std::string> &path = (*paths)[i];
-    for (size_t p = 0; p < path.size(); ++p) {
-      programs.insert(path[p]);
-      if (p)
-        edges.insert({path[p - 1], path[p]});
-    }
-    auto [it, fresh] = index.try_emplace(path, result.paths.size());
-    if (fresh)
-      result.paths.push_back({.programs = path, .packets = {}});
-    result.paths[it->second].packets.push_back(i);
-  }
-  result.programs.assign(programs.begin(), programs.end());
-  result.edges = edges.size();
-  if (Error e = count_paths(x, *stock, *installed, result))
+  if (Error e = InstalledComparison(x, ways, *installed, *stock, *witness, result).run(limit))
     return e;
   if (Error e = installed->remove())
     return e;
   return result;
+}
+
+Expected<ReachCheck> check_reach(const Execution &x, std::span<const WayIn> ways, const Manifest &manifest) {
+  Expected<PrivateNetwork> network = enter_network(x);
+  if (!network)
+    return network.takeError();
+  ReachCheck out;
+  Expected<Reach> possible = Replica::possible(x.pipeline, x.seeds, manifest);
+  if (!possible)
+    return possible.takeError();
+  out.possible = std::move(*possible);
+  Expected<Witness> witness = Witness::load(x.pipeline, load_options(x));
+  if (!witness)
+    return witness.takeError();
+  std::map<std::vector<ProgId>, size_t> paths;
+  for (const Turn &t : turns(x, ways)) {
+    if (Error e = witness->forget())
+      return e;
+    Expected<TestRunResult> run = run_turn(witness->loaded(), t, -1);
+    if (!run)
+      return run.takeError();
+    ++out.packets;
+    if (!run->not_runnable.empty()) {
+      ++out.not_run;
+      continue;
+    }
+    Expected<std::vector<ProgId>> path = witness->path();
+    if (!path)
+      return path.takeError();
+    out.reached.add(x.pipeline, *path);
+    ++paths[*path];
+  }
+  for (const auto &[programs, runs] : paths) {
+    ReachedPath &p = out.paths.emplace_back();
+    p.runs = runs;
+    for (ProgId id : programs)
+      p.programs.push_back(x.pipeline[id].name);
+  }
+  llvm::stable_sort(out.paths, [](const auto &a, const auto &b) { return a.runs > b.runs; });
+  return out;
 }
 
 } // namespace ujit

@@ -1,41 +1,57 @@
-// Is the fused image in the kernel what the stock chain is there? Two replicas of a pipeline, each on fresh
-// and equally seeded maps in a private network namespace: the original entry runs on one, the stub of an
+// Is the fused image in the kernel what the stock chain is there? Replicas of a pipeline, each on fresh and
+// equally seeded maps in a private network namespace: the original entries run on one, the stubs of an
 // installed image on the other, packet by packet. Nothing of it touches what is attached on the machine.
 #pragma once
 
-#include "lto/execute.h"
-#include "lto/link.h"
-#include "lto/manifest.h"
-#include "lto/report.h"
+#include "lto/contexts.h"
+#include "lto/replica.h"
+
+#include <map>
 
 namespace ujit {
 
-/// Times in milliseconds; the module's memory as the kernel accounts it.
-struct InstalledFacts {
-  double capture_ms = 0, link_ms = 0, insert_ms = 0, stubs_ms = 0;
-  uint64_t module_bytes = 0;
-  LinkReport report;
+/// One way into the pipeline: every packet goes through it.
+struct WayIn {
+  ProgId entry{};
+  std::vector<uint8_t> context; ///< UAPI form, or empty
+  std::string text;             ///< for messages
 };
 
-struct InstalledPath {
+struct ReachedPath {
   std::vector<std::string> programs; ///< from the entry on
-  std::vector<size_t> packets;       ///< that take it, counted from 0
-  /// Of one run by BPF_PROG_TEST_RUN, without what an empty program takes (`fixed_ns`): means over a few
-  /// packets of the smallest of several runs. Where the clock counts instructions, 1 ns is one.
-  double stock_ns = 0, installed_ns = 0, fixed_ns = 0;
+  size_t runs = 0;                   ///< that took it
+};
+
+/// Counted runs. Of all of them by BPF_PROG_TEST_RUN, without what an empty program takes: sums of the
+/// smallest of a few runs. Where the clock counts instructions, 1 ns is one.
+struct InstalledPath : ReachedPath {
+  double stock_ns = 0, installed_ns = 0;
 };
 
 struct InstalledCheck {
   InstalledFacts facts;
-  size_t packets = 0, not_run = 0;
-  Comparison comparison;
-  std::vector<InstalledPath> paths;  ///< in the order in which packets showed them
-  std::vector<std::string> programs; ///< reached; sorted
-  size_t edges = 0;                  ///< different pairs of programs of which one tail-called the other
+  size_t packets = 0;                   ///< times ways in
+  size_t not_run = 0;                   ///< of these: not taken by test runs of this kernel
+  Comparison comparison;                ///< the field of a packet's difference says the way in
+  std::map<std::string, size_t> varied; ///< what the originals' own two runs did not agree on, how often
+  std::vector<InstalledPath> paths;     ///< the most expensive first, over all their runs
+  Reach reached;
 };
 
-/// Errors: those of execute_installed(); a difference is none. `limit`: differences kept.
-Expected<InstalledCheck> check_installed(const Execution &execution, const Manifest &manifest,
-                                         const LinkOptions &link, size_t limit = 10);
+/// Packets go through all ways in, one way after the other. The pipeline's entries are what is installed.
+/// Errors: those of Replica::make(); a difference is none. `limit`: differences kept.
+Expected<InstalledCheck> check_installed(const Execution &execution, std::span<const WayIn> ways,
+                                         const Manifest &manifest, const LinkOptions &link,
+                                         size_t limit = 10);
+
+struct ReachCheck {
+  size_t packets = 0, not_run = 0; ///< as above
+  Reach possible, reached;
+  std::vector<ReachedPath> paths; ///< the most frequent first
+};
+
+/// The originals alone: what the packets reach of what can be reached. Nothing is linked or installed.
+Expected<ReachCheck> check_reach(const Execution &execution, std::span<const WayIn> ways,
+                                 const Manifest &manifest);
 
 } // namespace ujit

@@ -18,8 +18,6 @@
 namespace ujit {
 
 class Kernel;
-struct LinkOptions;
-struct Manifest;
 
 /// What every executor gets. Nothing is owned.
 struct Execution {
@@ -54,11 +52,5 @@ Expected<Trace> execute_native(const Execution &execution, const std::string &na
 /// bpf() is not allowed, or the kernel cannot hold the pipeline; a reason to leave this executor out, not a
 /// fault.
 Expected<Trace> execute_kernel(const Execution &execution);
-
-/// The fused image in the running kernel: a replica of the pipeline is loaded, captured, fused, installed as
-/// a module and called through its stub by BPF_PROG_TEST_RUN; afterwards all of it is gone. Errors: the
-/// kernel takes no modules, with the reason; everything that installing may refuse.
-Expected<Trace> execute_installed(const Execution &execution, const Manifest &manifest,
-                                  const LinkOptions &link);
 
 } // namespace ujit

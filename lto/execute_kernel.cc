@@ -27,7 +27,8 @@ Error take_events(const Execution &x, LoadedPipeline &kernel, PacketResult &resu
   return Error::success();
 }
 
-/// Contents with the copy of the CPU that ran as the only one of each per-CPU value.
+} // namespace
+
 Error take_maps(const Execution &x, LoadedPipeline &kernel, unsigned cpu, Trace &trace) {
   for (uint32_t m = 0; m < x.pipeline.maps.size(); ++m) {
     const Map &map = x.pipeline.maps[m];
@@ -44,9 +45,7 @@ Error take_maps(const Execution &x, LoadedPipeline &kernel, unsigned cpu, Trace 
   return Error::success();
 }
 
-} // namespace
-
-Expected<Trace> run_loaded(const Execution &x, LoadedPipeline &kernel, const std::string &name, int instead) {
+Trace new_trace(const Execution &x, const std::string &name) {
   Trace trace;
   trace.executor = name;
   trace.sees_redirects = trace.sees_clones = trace.sees_printed = false;
@@ -54,25 +53,30 @@ Expected<Trace> run_loaded(const Execution &x, LoadedPipeline &kernel, const std
   trace.context_ranges.emplace();
   for (const ContextRange &r : reported_context(x.pipeline[x.entry].type))
     trace.context_ranges->emplace_back(r.offset, r.size);
+  return trace;
+}
 
+Error observe(const Execution &x, LoadedPipeline &kernel, TestRunResult run, Trace &trace) {
+  Observation &o = trace.packets.emplace_back();
+  o.not_run = std::move(run.not_runnable);
+  if (!o.not_run.empty())
+    return Error::success();
+  o.result.value = run.retval;
+  o.result.packet = std::move(run.packet);
+  o.result.metadata = std::move(run.metadata);
+  o.result.context = std::move(run.context);
+  return take_events(x, kernel, o.result);
+}
+
+Expected<Trace> run_loaded(const Execution &x, LoadedPipeline &kernel, const std::string &name) {
+  Trace trace = new_trace(x, name);
   unsigned cpu = 0;
-  trace.packets.resize(x.packets.size());
-  TestRunOptions options;
-  options.instead = instead;
-  for (size_t i = 0; i < x.packets.size(); ++i) {
-    Expected<TestRunResult> run = kernel.run(x.entry, x.packets[i].bytes, options);
+  for (const CapturedPacket &packet : x.packets) {
+    Expected<TestRunResult> run = kernel.run(x.entry, packet.bytes);
     if (!run)
       return run.takeError();
-    Observation &o = trace.packets[i];
-    o.not_run = std::move(run->not_runnable);
-    if (!o.not_run.empty())
-      continue;
-    cpu = run->cpu;
-    o.result.value = run->retval;
-    o.result.packet = std::move(run->packet);
-    o.result.metadata = std::move(run->metadata);
-    o.result.context = std::move(run->context);
-    if (Error e = take_events(x, kernel, o.result))
+    cpu = run->not_runnable.empty() ? run->cpu : cpu;
+    if (Error e = observe(x, kernel, std::move(*run), trace))
       return e;
   }
   if (Error e = take_maps(x, kernel, cpu, trace))
@@ -91,7 +95,7 @@ Expected<Trace> execute_kernel(const Execution &x) {
   Expected<LoadedPipeline> kernel = load_into_kernel(x.pipeline, options);
   if (!kernel)
     return kernel.takeError();
-  return run_loaded(x, *kernel, "kernel", -1);
+  return run_loaded(x, *kernel, "kernel");
 }
 
 } // namespace ujit
