@@ -7,7 +7,8 @@
 # make fuzz-parsers [FUZZ_MINUTES=30]   libFuzzer on what reads outside bytes: decode, objects, images, manifests
 # make check-vectors   the kernel's own test vectors, out of Debian's linux-source-6.1
 # make check-kernel [KERNEL=6.1|6.12|all] [FILTER=...]   the tests that concern a kernel, in Debian's stock kernels under QEMU
-# make check-kernel MANIFEST=x.ujit.yaml PACKETS=y.pcap [MAPS=seed.json] [KERNEL=...]   a pipeline there: original against installed
+# make check-kernel MANIFEST=x.ujit.yaml PACKETS=y.pcap [MAPS=seed.json] [CONTEXTS=c.json] [KERNEL=...]   a pipeline there:
+#             original against installed (docs/check-kernel.md)
 # make deps   install the Debian packages that a build needs (as root, or by sudo)
 
 BUILD := build
@@ -61,7 +62,7 @@ check-kernel: export BUILD := $(BUILD)
 check-kernel: export FILTER := $(FILTER)
 check-kernel: deps
 	@$(MAKE) --no-print-directory all
-	@$(if $(MANIFEST),tests/guest/check pipeline "$(KERNEL)" "$(MANIFEST)" "$(PACKETS)" "$(MAPS)",tests/guest/check tests "$(KERNEL)")
+	@$(if $(MANIFEST),tests/guest/check pipeline "$(KERNEL)" "$(MANIFEST)" "$(PACKETS)" "$(MAPS)" "$(CONTEXTS)",tests/guest/check tests "$(KERNEL)")
 
 check-vectors: all
 	@tests/vectors/check.sh $(BUILD)

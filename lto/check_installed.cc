@@ -1,6 +1,6 @@
-// Three replicas take turns on each packet: the originals, the installed image, and the originals again, which
-// write down the path. Between two runs of the originals, the image's run has no chance to see a clock that
-// neither saw; see noise.h.
+// Three replicas take turns on each packet: the originals, the installed image, and the originals again,
+// which write down the path. Between two runs of the originals, the image's run has no chance to see a clock
+// that neither saw; see noise.h.
 //
 // Afterwards every run is repeated and counted. Maps are warm then: flows exist, neighbours are known.
 #include "lto/check_installed.h"
@@ -75,7 +75,6 @@ public:
   }
 
 private:
-
   Error compare_all(size_t limit) {
     Trace before = new_trace(x_, "kernel"), between = new_trace(x_, "installed"),
           after = new_trace(x_, "kernel");
@@ -166,9 +165,8 @@ private:
         p.programs.push_back(x_.pipeline[id].name);
       out_.paths.push_back(std::move(p));
     }
-    llvm::stable_sort(out_.paths, [](const InstalledPath &a, const InstalledPath &b) {
-      return a.stock_ns > b.stock_ns;
-    });
+    llvm::stable_sort(out_.paths,
+                      [](const InstalledPath &a, const InstalledPath &b) { return a.stock_ns > b.stock_ns; });
     return Error::success();
   }
 

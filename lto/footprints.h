@@ -1,6 +1,7 @@
 // Which programs a packet goes through, as the running kernel has it: a copy of the pipeline whose programs
 // write themselves down as they are entered. Only so are paths known that depend on what a kernel's helpers
-// answer; neither an embedded kernel nor the kernel's run statistics (they count entries, not tail calls) tell.
+// answer; neither an embedded kernel nor the kernel's run statistics (they count entries, not tail calls)
+// tell.
 #pragma once
 
 #include "translator/program.h"

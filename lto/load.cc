@@ -89,6 +89,27 @@ Expected<MapId> find_map(const Manifest &manifest, const Pipeline &pipeline, con
   return *map;
 }
 
+/// Sizes that the manifest gives to maps. Not to data, whose size is that of its contents, and not below what
+/// the objects say of slots.
+Error set_sizes(const Manifest &manifest, Pipeline &pipeline) {
+  for (const ManifestMap &m : manifest.maps) {
+    const std::optional<MapId> id = pipeline.find_map(m.map);
+    if (!id)
+      return manifest_error(manifest, m.place, llvm::formatv("map '{0}' does not exist", m.map)).error();
+    Map &map = pipeline.maps[index(*id)];
+    if (map.is_data())
+      return manifest_error(manifest, m.place, llvm::formatv("map '{0}' is data: it has one entry", m.map))
+          .error();
+    const auto beyond = [&](const auto &slot) { return slot.first >= m.max_entries; };
+    if (llvm::any_of(map.prog_slots, beyond) || llvm::any_of(map.inner_slots, beyond))
+      return manifest_error(manifest, m.place,
+                            llvm::formatv("map '{0}' has slots beyond {1} entries", m.map, m.max_entries))
+          .error();
+    map.max_entries = m.max_entries;
+  }
+  return Error::success();
+}
+
 } // namespace
 
 Expected<Pipeline> load_pipeline(const Manifest &manifest) {
@@ -114,6 +135,8 @@ Expected<Pipeline> load_pipeline(const Manifest &manifest) {
   Expected<Pipeline> pipeline = gather(std::move(request));
   if (!pipeline)
     return with_place(pipeline.takeError(), manifest.file);
+  if (Error e = set_sizes(manifest, *pipeline))
+    return e;
   return pipeline;
 }
 
@@ -152,8 +175,9 @@ Expected<LinkOptions> link_options(const Manifest &manifest, const Pipeline &pip
     if (!map)
       errors = llvm::joinErrors(std::move(errors), map.takeError());
     else if (is_inner(pipeline, *map)) // a lookup through the outer map would lead to it behind our back
-      errors = llvm::joinErrors(std::move(errors),
-                                manifest_error(manifest, s.place, "scratch map '" + s.name + "' is an inner map as well").error());
+      errors = llvm::joinErrors(
+          std::move(errors),
+          manifest_error(manifest, s.place, "scratch map '" + s.name + "' is an inner map as well").error());
     else
       out.scratch[index(*map)] = true;
   }

@@ -47,6 +47,8 @@ public:
           [&](const YamlNode &n) {
             each(n, "prog-arrays", [&](const YamlNode &i) { m.prog_arrays.push_back(prog_array(i)); });
           }},
+         {"maps",
+          [&](const YamlNode &n) { each(n, "maps", [&](const YamlNode &i) { m.maps.push_back(map(i)); }); }},
          {"scratch-maps", [&](const YamlNode &n) { m.scratch_maps = names(n, "scratch-maps"); }},
          {"target", [&](const YamlNode &n) { target(n, m); }},
          {"gates", [&](const YamlNode &n) { gates(n, m.gates); }},
@@ -68,6 +70,7 @@ public:
     unique(m.objects, "object", [](const ManifestObject &o) { return o.file; });
     unique(m.entries, "entry", [](const NamedPlace &e) { return e.name; });
     unique(m.scratch_maps, "scratch map", [](const NamedPlace &e) { return e.name; });
+    unique(m.maps, "map", [](const ManifestMap &a) { return a.map; });
     unique(m.prog_arrays, "prog array", [](const ManifestProgArray &a) { return a.map; });
     return m;
   }
@@ -156,8 +159,9 @@ private:
 
   std::vector<NamedPlace> names(const YamlNode &node, const std::string &what) {
     std::vector<NamedPlace> out;
-    each(node, what,
-         [&](const YamlNode &item) { out.push_back({name(item, "a name in " + what), item.place}); });
+    each(node, what, [&](const YamlNode &item) {
+      out.push_back({name(item, "a name in " + what), item.place});
+    });
     return out;
   }
 
@@ -299,6 +303,17 @@ private:
     return a;
   }
 
+  ManifestMap map(const YamlNode &node) {
+    ManifestMap m;
+    m.place = node.place;
+    fields(node, "a map",
+           {{"map", [&](const YamlNode &n) { m.map = name(n, "map"); }},
+            {"max-entries",
+             [&](const YamlNode &n) { m.max_entries = uint32_t(number(n, "max-entries", 1, UINT32_MAX)); }}},
+           {"map", "max-entries"});
+    return m;
+  }
+
   ManifestAttach attach(const YamlNode &node) {
     ManifestAttach a;
     a.place = node.place;
@@ -348,12 +363,13 @@ private:
   }
 
   void target(const YamlNode &node, Manifest &m) {
-    fields(
-        node, "target",
-        {{"cpu", [&](const YamlNode &n) { m.cpu = name(n, "cpu"); }},
-         {"kernel",
-          [&](const YamlNode &n) { m.kernel = choice<std::string>(n, "kernel", {{"running", "running"}}); }}},
-        {});
+    fields(node, "target",
+           {{"cpu", [&](const YamlNode &n) { m.cpu = name(n, "cpu"); }},
+            {"kernel",
+             [&](const YamlNode &n) {
+               m.kernel = choice<std::string>(n, "kernel", {{"running", "running"}});
+             }}},
+           {});
   }
 
   void gates(const YamlNode &node, ManifestGates &g) {

@@ -57,6 +57,13 @@ struct ManifestProgArray {
   Place place;
 };
 
+/// What a map is made with instead of what its object says.
+struct ManifestMap {
+  std::string map;
+  uint32_t max_entries = 0;
+  Place place;
+};
+
 /// Limits that fail a build when they are passed.
 struct ManifestGates {
   std::optional<uint64_t> stack;         ///< bytes of machine stack, worst chain
@@ -87,6 +94,7 @@ struct Manifest {
   std::vector<NamedPlace> entries; ///< empty: every program that no slot names
   std::vector<ManifestProgArray> prog_arrays;
   std::vector<NamedPlace> scratch_maps;
+  std::vector<ManifestMap> maps;
   std::string cpu = "native";
   std::string kernel = "running";
   ManifestGates gates;

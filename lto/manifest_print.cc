@@ -104,6 +104,10 @@ std::string print_manifest(const Manifest &m) {
   for (const ManifestProgArray &a : m.prog_arrays)
     print_prog_array(os, a);
   print_names(os, "scratch-maps", m.scratch_maps);
+  if (!m.maps.empty())
+    os << "maps:\n";
+  for (const ManifestMap &map : m.maps)
+    os << formatv("  - {{ map: {0}, max-entries: {1} }\n", yaml_quoted(map.map), map.max_entries);
   os << formatv("target: {{ cpu: {0}, kernel: {1} }\n", yaml_quoted(m.cpu), yaml_quoted(m.kernel));
   std::vector<std::string> gates;
   auto gate = [&](const char *name, const std::optional<uint64_t> &limit) {

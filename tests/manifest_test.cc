@@ -26,6 +26,7 @@ prog-arrays:
   - map: policy_calls
     slots: [ { slot: 3, program: policy_allow_all } ]
 scratch-maps: [ scratch ]
+maps: [ { map: flows, max-entries: 4096 } ]
 target: { cpu: x86-64-v3, kernel: running }
 gates: { stack: 512, code-bytes: 65536, unfused-edges: 0 }
 fib:
@@ -70,6 +71,9 @@ TEST(Manifest, ReadsEveryField) {
   EXPECT_EQ(m->prog_arrays[1].slots[0].slot, 3u);
   EXPECT_EQ(m->prog_arrays[1].slots[0].program, "policy_allow_all");
   EXPECT_EQ(m->scratch_maps[0].name, "scratch");
+  ASSERT_EQ(m->maps.size(), 1u);
+  EXPECT_EQ(m->maps[0].map, "flows");
+  EXPECT_EQ(m->maps[0].max_entries, 4096u);
   EXPECT_EQ(m->cpu, "x86-64-v3");
   EXPECT_EQ(m->gates.stack, 512u);
   EXPECT_EQ(m->gates.code_bytes, 65536u);
@@ -93,6 +97,7 @@ TEST(Manifest, PrintedTextReadsBack) {
   EXPECT_EQ(second->objects[1].path, "a b \"c\".o");
   EXPECT_EQ(second->objects[0].constants[1].fold, ~uint64_t(1));
   EXPECT_EQ(second->fib[1].route, first->fib[1].route);
+  EXPECT_EQ(second->maps[0].max_entries, 4096u);
   EXPECT_EQ(second->gates.unfused_edges, 0u);
 }
 
@@ -155,6 +160,8 @@ TEST(Manifest, RefusesWrongValues) {
       {"prog-arrays: [ { map: j, slots: [ { slot: 1, program: p }, { slot: 1, program: q } ] } ]\n",
        "line 3, column 62: slot '1' is there twice"},
       {"prog-arrays: [ { map: j }, { map: j } ]\n", "prog array 'j' is there twice"},
+      {"maps: [ { map: m, max-entries: 0 } ]\n", "max-entries must be from 1 to 4294967295, not 0"},
+      {"maps: [ { map: m } ]\n", "key 'max-entries' is missing in a map"},
       {"target: { kernel: 5.4 }\n", "kernel must be running, not '5.4'"},
       {"gates: { stack: 99999999999999 }\n", "stack must be from 0 to 1099511627776"},
       {"fib: [ { prefix: 10.0.0.0/33, ifindex: 1, dmac: \"02:00:00:00:00:01\", smac: \"02:00:00:00:00:01\" } "

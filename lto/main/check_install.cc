@@ -277,7 +277,8 @@ void add_check_install(CLI::App &app, Action &action) {
       "Install a replica in this kernel and compare it with the stock chain, packet by packet");
   command->add_option("MANIFEST", c->manifest, "The manifest, *.ujit.yaml")->required();
   command->add_option("--packets", c->packets, "Packets to run, pcap")->required();
-  command->add_option("--entry", c->entry, "Program that gets them (default: every entry, one after the other)");
+  command->add_option("--entry", c->entry,
+                      "Program that gets them (default: every entry, one after the other)");
   command->add_option("--maps", c->maps, "Map contents to start from, JSON (default: the manifest's seed)");
   command->add_option("--contexts", c->contexts,
                       "Contexts that packets come with, JSON: marks, cb, interfaces; each packet with each");
