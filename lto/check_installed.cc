@@ -5,6 +5,7 @@
 // Afterwards every run is repeated and counted. Maps are warm then: flows exist, neighbours are known.
 #include "lto/check_installed.h"
 
+#include "lto/entrance.h"
 #include "lto/execute_loaded.h"
 #include "lto/kernel_routes.h"
 #include "lto/noise.h"
@@ -41,20 +42,21 @@ Expected<Fd> empty_program(ProgType type) {
 /// One packet through one way in.
 struct Turn {
   const WayIn &way;
+  size_t number; ///< of the way
   std::span<const uint8_t> packet;
 };
 
 std::vector<Turn> turns(const Execution &x, std::span<const WayIn> ways) {
   std::vector<Turn> out;
-  for (const WayIn &way : ways)
+  for (size_t i = 0; i < ways.size(); ++i)
     for (const CapturedPacket &packet : x.packets)
-      out.push_back({way, packet.bytes});
+      out.push_back({ways[i], i, packet.bytes});
   return out;
 }
 
-Expected<TestRunResult> run_turn(LoadedPipeline &kernel, const Turn &t, int instead) {
+Expected<TestRunResult> run_turn(LoadedPipeline &kernel, const Turn &t, const Entrance &entrance) {
   TestRunOptions options;
-  options.instead = instead;
+  options.instead = entrance.fd();
   options.context = t.way.context;
   return kernel.run(t.way.entry, t.packet, options);
 }
@@ -69,9 +71,22 @@ public:
     Expected<Fd> empty = empty_program(x_.pipeline[x_.pipeline.entries.front()].type);
     if (!empty)
       return empty.takeError();
+    for (const WayIn &way : ways_) {
+      const std::pair<std::vector<Entrance> &, int> programs[] = {
+          {stock_entrances_, stock_.fd(way.entry)},
+          {installed_entrances_, installed_.stub(way.entry)},
+          {witness_entrances_, witness_.loaded().fd(way.entry)},
+          {empty_entrances_, empty->get()}};
+      for (const auto &[entrances, program] : programs) {
+        Expected<Entrance> entrance = Entrance::make(way.tunnel, program);
+        if (!entrance)
+          return entrance.takeError();
+        entrances.push_back(std::move(*entrance));
+      }
+    }
     if (Error e = compare_all(limit))
       return e;
-    return count_all(empty->get());
+    return count_all();
   }
 
 private:
@@ -81,12 +96,12 @@ private:
     for (const Turn &t : turns(x_, ways_)) {
       if (Error e = witness_.forget())
         return e;
-      const std::tuple<LoadedPipeline &, Trace &, int> runs[] = {
-          {stock_, before, -1},
-          {installed_.loaded(), between, installed_.stub(t.way.entry)},
-          {witness_.loaded(), after, -1}};
-      for (const auto &[kernel, trace, instead] : runs) {
-        Expected<TestRunResult> run = run_turn(kernel, t, instead);
+      const std::tuple<LoadedPipeline &, Trace &, const Entrance &> runs[] = {
+          {stock_, before, stock_entrances_[t.number]},
+          {installed_.loaded(), between, installed_entrances_[t.number]},
+          {witness_.loaded(), after, witness_entrances_[t.number]}};
+      for (const auto &[kernel, trace, entrance] : runs) {
+        Expected<TestRunResult> run = run_turn(kernel, t, entrance);
         if (!run)
           return run.takeError();
         cpu_ = run->not_runnable.empty() ? run->cpu : cpu_;
@@ -120,11 +135,11 @@ private:
   }
 
   /// Smallest duration of a few runs: with a clock that counts instructions, what the run takes undisturbed.
-  static Expected<double> shortest(LoadedPipeline &kernel, const Turn &t, int instead) {
+  static Expected<double> shortest(LoadedPipeline &kernel, const Turn &t, const Entrance &entrance) {
     constexpr int runs = 3;
     uint32_t best = UINT32_MAX;
     for (int i = 0; i < runs; ++i) {
-      Expected<TestRunResult> r = run_turn(kernel, t, instead);
+      Expected<TestRunResult> r = run_turn(kernel, t, entrance);
       if (!r)
         return r.takeError();
       best = std::min(best, r->not_runnable.empty() ? r->duration_ns : 0);
@@ -132,12 +147,12 @@ private:
     return double(best);
   }
 
-  Error count_all(int empty) {
+  Error count_all() {
     std::map<std::vector<ProgId>, InstalledPath> paths;
     for (const Turn &t : turns(x_, ways_)) {
       if (Error e = witness_.forget())
         return e;
-      Expected<TestRunResult> again = run_turn(witness_.loaded(), t, -1);
+      Expected<TestRunResult> again = run_turn(witness_.loaded(), t, witness_entrances_[t.number]);
       if (!again)
         return again.takeError();
       if (!again->not_runnable.empty())
@@ -146,13 +161,13 @@ private:
       if (!path)
         return path.takeError();
       out_.reached.add(x_.pipeline, *path);
-      Expected<double> stock = shortest(stock_, t, -1);
+      Expected<double> stock = shortest(stock_, t, stock_entrances_[t.number]);
       if (!stock)
         return stock.takeError();
-      Expected<double> installed = shortest(installed_.loaded(), t, installed_.stub(t.way.entry));
+      Expected<double> installed = shortest(installed_.loaded(), t, installed_entrances_[t.number]);
       if (!installed)
         return installed.takeError();
-      Expected<double> fixed = shortest(stock_, t, empty);
+      Expected<double> fixed = shortest(stock_, t, empty_entrances_[t.number]);
       if (!fixed)
         return fixed.takeError();
       InstalledPath &p = paths[*path];
@@ -176,6 +191,7 @@ private:
   LoadedPipeline &stock_;
   Witness &witness_;
   InstalledCheck &out_;
+  std::vector<Entrance> stock_entrances_, installed_entrances_, witness_entrances_, empty_entrances_;
   unsigned cpu_ = 0;
 };
 
@@ -232,11 +248,18 @@ Expected<ReachCheck> check_reach(const Execution &x, std::span<const WayIn> ways
   Expected<Witness> witness = Witness::load(x.pipeline, load_options(x));
   if (!witness)
     return witness.takeError();
+  std::vector<Entrance> entrances;
+  for (const WayIn &way : ways) {
+    Expected<Entrance> entrance = Entrance::make(way.tunnel, witness->loaded().fd(way.entry));
+    if (!entrance)
+      return entrance.takeError();
+    entrances.push_back(std::move(*entrance));
+  }
   std::map<std::vector<ProgId>, size_t> paths;
   for (const Turn &t : turns(x, ways)) {
     if (Error e = witness->forget())
       return e;
-    Expected<TestRunResult> run = run_turn(witness->loaded(), t, -1);
+    Expected<TestRunResult> run = run_turn(witness->loaded(), t, entrances[t.number]);
     if (!run)
       return run.takeError();
     ++out.packets;

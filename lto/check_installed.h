@@ -14,7 +14,8 @@ namespace ujit {
 struct WayIn {
   ProgId entry{};
   std::vector<uint8_t> context; ///< UAPI form, or empty
-  std::string text;             ///< for messages
+  std::optional<TunnelKey> tunnel;
+  std::string text; ///< for messages
 };
 
 struct ReachedPath {

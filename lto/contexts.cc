@@ -4,6 +4,7 @@
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/JSON.h"
 
+#include <arpa/inet.h>
 #include <linux/bpf.h>
 
 #include <cstddef>
@@ -53,6 +54,31 @@ std::optional<std::vector<uint32_t>> words_of(const json::Value &value) {
   return out;
 }
 
+std::vector<uint8_t> address_of(const json::Object &object, llvm::StringRef key) {
+  const std::string text = object.getString(key).value_or("").str();
+  std::vector<uint8_t> out(16);
+  if (inet_pton(AF_INET6, text.c_str(), out.data()) == 1)
+    return out;
+  out.resize(4);
+  if (inet_pton(AF_INET, text.c_str(), out.data()) == 1)
+    return out;
+  return {};
+}
+
+std::optional<TunnelKey> tunnel_of(const json::Value &value) {
+  const json::Object *object = value.getAsObject();
+  if (!object || object->size() != 3)
+    return std::nullopt;
+  TunnelKey out;
+  const std::optional<int64_t> id = object->getInteger("id");
+  out.remote = address_of(*object, "remote");
+  out.local = address_of(*object, "local");
+  if (!id || *id < 0 || *id > UINT32_MAX || out.remote.empty() || out.remote.size() != out.local.size())
+    return std::nullopt;
+  out.id = uint32_t(*id);
+  return out;
+}
+
 } // namespace
 
 Expected<std::vector<RunContext>> parse_contexts(std::string_view text, const std::string &file) {
@@ -77,6 +103,15 @@ Expected<std::vector<RunContext>> parse_contexts(std::string_view text, const st
         c.entry = value.getAsString()->str();
         continue;
       }
+      if (key == "tunnel") {
+        c.tunnel = tunnel_of(value);
+        if (!c.tunnel)
+          return refuse(file,
+                        formatv("context {0}: 'tunnel' has 'id', and 'remote' and 'local' of one family",
+                                out.size() + 1))
+              .error();
+        continue;
+      }
       std::optional<std::vector<uint32_t>> words = words_of(value);
       if (!words)
         return refuse(file, formatv("context {0}: '{1}' must be a number of 32 bits, or a list of such",
@@ -92,6 +127,8 @@ Expected<std::vector<RunContext>> parse_contexts(std::string_view text, const st
 
 Expected<std::vector<uint8_t>> context_bytes(const RunContext &context, ProgType type) {
   std::vector<uint8_t> out;
+  if (context.tunnel && type != ProgType::sched_cls)
+    return input_error(formatv("test runs of {0} programs know no tunnels", name_of(type))).error();
   if (context.fields.empty())
     return out;
   out.resize(type == ProgType::xdp ? sizeof(xdp_md) : sizeof(__sk_buff));

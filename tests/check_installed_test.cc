@@ -3,6 +3,7 @@
 #include "kernel-iface/linux/capabilities.h"
 #include "kernel-iface/linux/module.h"
 #include "lto/check_installed.h"
+#include "lto/entrance.h"
 #include "lto/footprints.h"
 #include "lto/noise.h"
 #include "tests/linux_pipeline.h"
@@ -42,6 +43,24 @@ TEST(Contexts, FieldsBecomeTheStruct) {
   const Bytes xdp = llvm::cantFail(context_bytes((*parsed)[1], ProgType::xdp));
   EXPECT_EQ(xdp[offsetof(xdp_md, ingress_ifindex)], 7);
   EXPECT_TRUE(llvm::cantFail(context_bytes({}, tc)).empty());
+}
+
+TEST(Contexts, Tunnels) {
+  auto parsed = parse_contexts(
+      R"({ "contexts": [ { "tunnel": { "id": 5, "remote": "10.0.0.2", "local": "10.0.0.1" } } ] })", "c");
+  ASSERT_TRUE(bool(parsed)) << llvm::toString(parsed.takeError());
+  ASSERT_TRUE(parsed->front().tunnel);
+  EXPECT_EQ(parsed->front().tunnel->id, 5u);
+  EXPECT_EQ(parsed->front().tunnel->remote, (Bytes{10, 0, 0, 2}));
+  auto xdp = context_bytes(parsed->front(), ProgType::xdp);
+  ASSERT_FALSE(bool(xdp));
+  EXPECT_NE(llvm::toString(xdp.takeError()).find("know no tunnels"), std::string::npos);
+  for (const char *tunnel :
+       {"1", R"({"id": 5, "remote": "10.0.0.2"})", R"({"id": 5, "remote": "10.0.0.2", "local": "::1"})",
+        R"({"id": 5, "remote": "here", "local": "there"})"})
+    EXPECT_NE(parse_error(R"({"contexts": [{"tunnel": )" + std::string(tunnel) + "}]}").find("'tunnel' has"),
+              std::string::npos)
+        << tunnel;
 }
 
 TEST(Contexts, WrongOnesAreRefused) {
@@ -147,7 +166,7 @@ std::vector<WayIn> marks(std::initializer_list<uint32_t> values) {
   for (uint32_t mark : values) {
     RunContext c;
     c.fields = {{"mark", {mark}}};
-    out.push_back({ProgId(0), llvm::cantFail(context_bytes(c, tc)), "mark " + std::to_string(mark)});
+    out.push_back({ProgId(0), llvm::cantFail(context_bytes(c, tc)), {}, "mark " + std::to_string(mark)});
   }
   return out;
 }
@@ -182,6 +201,29 @@ TEST_F(LinuxCheckInstalled, FootprintsShowThePath) {
     if (mark) {
       EXPECT_EQ(index(path.back()), mark);
     }
+  }
+}
+
+/// The program gives the tunnel's remote address back, or 0.
+TEST_F(LinuxCheckInstalled, TunnelKeysAreSeen) {
+  constexpr int get_tunnel_key = 20;
+  Pipeline p;
+  p.programs = {program("entry",
+                        code({mov_reg(2, 10), add(2, -48), mov(3, 44), mov(4, 0), helper(get_tunnel_key),
+                              jump_if_not_zero(0, 2), load32(0, 10, -44), exit(), mov(0, 0), exit()}),
+                        tc)};
+  p.entries = {ProgId(0)};
+  LoadedPipeline loaded = llvm::cantFail(load_into_kernel(p, {}));
+  TunnelKey key;
+  key.remote = {10, 0, 0, 2};
+  key.local = {10, 0, 0, 1};
+  for (const bool with_key : {false, true}) {
+    const Entrance entrance =
+        llvm::cantFail(Entrance::make(with_key ? std::optional(key) : std::nullopt, loaded.fd(ProgId(0))));
+    TestRunOptions options;
+    options.instead = entrance.fd();
+    EXPECT_EQ(llvm::cantFail(loaded.run(ProgId(0), packets[0].bytes, options)).retval,
+              with_key ? 0x0a000002u : 0u);
   }
 }
 

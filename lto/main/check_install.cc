@@ -208,10 +208,10 @@ Expected<std::vector<WayIn>> CheckInstallCommand::ways_in(const Pipeline &pipeli
       Expected<std::vector<uint8_t>> bytes = context_bytes(c, pipeline[e].type);
       if (!bytes)
         return with_place(bytes.takeError(), contexts);
-      out.push_back({e, std::move(*bytes), name + " with " + c.text});
+      out.push_back({e, std::move(*bytes), c.tunnel, name + " with " + c.text});
     }
     if (out.size() == before) // no context is for this entry
-      out.push_back({e, {}, name});
+      out.push_back({e, {}, {}, name});
   }
   return out;
 }
