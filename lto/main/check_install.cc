@@ -28,6 +28,7 @@ constexpr size_t paths_shown = 20;
 
 struct CheckInstallCommand {
   std::string manifest, packets, entry, maps, contexts, json_file;
+  std::vector<std::string> disabled;
   bool dry_run = false;
 
   Expected<int> run() const;
@@ -261,6 +262,7 @@ Expected<int> CheckInstallCommand::run() const {
     return finish(text, to_json(name, *reach), true);
   }
   in->options.progress = progress_line();
+  in->options.disabled = disabled;
   Expected<InstalledCheck> result = check_installed(x, *ways, in->manifest, in->options);
   if (!result)
     return with_place(result.takeError(), manifest);
@@ -282,6 +284,8 @@ void add_check_install(CLI::App &app, Action &action) {
   command->add_option("--maps", c->maps, "Map contents to start from, JSON (default: the manifest's seed)");
   command->add_option("--contexts", c->contexts,
                       "Contexts that packets come with, JSON: marks, cb, interfaces; each packet with each");
+  command->add_option("--no-opt", c->disabled, "Leave an optimisation out (repeatable)")
+      ->allow_extra_args(false);
   command->add_flag("--dry-run", c->dry_run,
                     "Install nothing: only tell which programs and tail calls the packets reach");
   command->add_option("--json", c->json_file, "Write the report to this file as JSON as well");
