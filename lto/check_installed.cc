@@ -15,7 +15,6 @@
 #include "kernel-iface/linux/private_network.h"
 
 #include "llvm/ADT/STLExtras.h"
-#include "llvm/Support/FormatVariadic.h"
 
 #include <bpf/bpf.h>
 #include <linux/bpf.h>
@@ -24,8 +23,6 @@
 #include <cerrno>
 
 namespace ujit {
-
-using llvm::formatv;
 
 namespace {
 

@@ -5,8 +5,14 @@
 #include "lto/check_installed.h"
 #include "lto/entrance.h"
 #include "lto/footprints.h"
+#include "lto/load.h"
 #include "lto/noise.h"
+#include "lto/test_hooks.h"
 #include "tests/linux_pipeline.h"
+
+#include "llvm/IR/Constants.h"
+#include "llvm/IR/InstIterator.h"
+#include "llvm/IR/Module.h"
 
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
@@ -77,6 +83,26 @@ TEST(Contexts, WrongOnesAreRefused) {
     ASSERT_FALSE(bool(bytes)) << text;
     EXPECT_NE(llvm::toString(bytes.takeError()).find("take no '"), std::string::npos);
   }
+}
+
+TEST(MapSizes, ComeFromTheManifest) {
+  auto load = [](const std::string &maps) -> std::string {
+    auto manifest = parse_manifest("ujit-lto: 1\nobjects: [ { path: " UJIT_BINARY_DIR
+                                   "/tests/install_tc.bpf.o } ]\nmaps: [ " +
+                                       maps + " ]\n",
+                                   "m");
+    auto pipeline = load_pipeline(llvm::cantFail(std::move(manifest)));
+    if (!pipeline)
+      return llvm::toString(pipeline.takeError());
+    std::string out;
+    for (const Map &m : pipeline->maps)
+      out += m.name + ":" + std::to_string(m.max_entries) + " ";
+    return out;
+  };
+  EXPECT_NE(load("{ map: lengths, max-entries: 77 }").find("lengths:77 "), std::string::npos);
+  EXPECT_NE(load("{ map: calls, max-entries: 1 }").find("map 'calls' has slots beyond 1 entries"),
+            std::string::npos);
+  EXPECT_NE(load("{ map: nothing, max-entries: 1 }").find("map 'nothing' does not exist"), std::string::npos);
 }
 
 Bytes words(std::initializer_list<uint32_t> values) {
@@ -241,12 +267,15 @@ TEST_F(LinuxCheckInstalled, DryRunTellsWhatIsReached) {
   EXPECT_EQ(r->paths.size(), 2u);
 }
 
-TEST_F(LinuxCheckInstalled, ClocksAreNoDifference) {
+/// Why this kernel takes no image, or an empty string.
+std::string no_images() {
   Expected<ModuleKernel> kernel = read_module_kernel();
-  if (!kernel)
-    GTEST_SKIP() << llvm::toString(kernel.takeError());
-  if (!kernel->refusal.empty())
-    GTEST_SKIP() << kernel->refusal;
+  return kernel ? kernel->refusal : llvm::toString(kernel.takeError());
+}
+
+TEST_F(LinuxCheckInstalled, ClocksAreNoDifference) {
+  if (const std::string why = no_images(); !why.empty())
+    GTEST_SKIP() << why;
   const Pipeline p = example();
   Manifest manifest;
   const Execution x{p, ProgId(0), packets, {}, {}};
@@ -259,6 +288,29 @@ TEST_F(LinuxCheckInstalled, ClocksAreNoDifference) {
   EXPECT_EQ(r->reached.programs, r->facts.possible.programs);
   EXPECT_EQ(r->reached.edges, r->facts.possible.edges);
   EXPECT_EQ(r->paths.size(), 3u);
+}
+
+/// An image that gives 8 where the chain gives 9.
+TEST_F(LinuxCheckInstalled, WrongCodeIsADifference) {
+  if (const std::string why = no_images(); !why.empty())
+    GTEST_SKIP() << why;
+  test_hooks.lowered = [](llvm::Module &module) {
+    for (llvm::Function &f : module)
+      for (llvm::Instruction &i : llvm::instructions(f))
+        for (llvm::Use &operand : i.operands())
+          if (auto *c = llvm::dyn_cast<llvm::ConstantInt>(operand); c && c->equalsInt(9))
+            operand.set(llvm::ConstantInt::get(c->getType(), 8));
+  };
+  const Pipeline p = example();
+  Manifest manifest;
+  const Execution x{p, ProgId(0), packets, {}, {}};
+  auto r = check_installed(x, marks({0, 1}), manifest, {});
+  test_hooks = {};
+  ASSERT_TRUE(bool(r)) << llvm::toString(r.takeError());
+  ASSERT_EQ(r->comparison.total, 2u);
+  EXPECT_EQ(r->comparison.differences[1].packet, 1u);
+  EXPECT_EQ(r->comparison.differences[1].field, "return value (mark 0)");
+  EXPECT_EQ(r->comparison.differences[1].right_value, "8");
 }
 
 } // namespace
