@@ -84,7 +84,9 @@ Expected<KernelSymbols> KernelSymbols::read() {
     StringRef name = line.split(' ').second.split(' ').second.split('\t').first.trim();
     any |= address != 0;
     out.by_name_.try_emplace(name.str(), address);
-    out.by_address_.try_emplace(address, name.str());
+    const auto [at, fresh] = out.by_address_.try_emplace(address, name.str());
+    if (!fresh && StringRef(at->second).starts_with("__pi_"))
+      at->second = name.str(); // that was the name for early code of the same function
   }
   if (!any)
     return unsupported("/proc/kallsyms shows no addresses")
