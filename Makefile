@@ -36,7 +36,7 @@ check: deps
 bench: all
 	@cmake --build $(BUILD) --target bench-pipelines ujit-bench
 	@$(BUILD)/ujit-bench $(abspath $(BUILD)) --code tests/bench/kernel-code $(if $(QUICK),--quick) \
-	   $(if $(UPDATE),--table README.md --table docs/benchmark.md)
+	   $(if $(UPDATE),--update README.md --update docs/benchmark.md)
 
 # The running kernel's code of the benchmark's pipelines, for machines where bpf() is not allowed (as root)
 bench-code: all

@@ -116,7 +116,13 @@ Expected<LinkPoint> measure_link(uint32_t programs, uint32_t insns, unsigned thr
     sealed.edges = EdgeKind::sealed;
     options.policies.assign(pipeline.maps.size(), sealed);
     options.scratch = {false, true, false};
-    LinkPoint point{programs, insns, threads, 0, 0, 0, 0};
+    LinkPoint point{.programs = programs, .insns_each = insns, .threads = threads};
+    auto user_seconds = [] {
+      rusage usage{};
+      getrusage(RUSAGE_SELF, &usage);
+      return double(usage.ru_utime.tv_sec) + double(usage.ru_utime.tv_usec) * 1e-6;
+    };
+    const double user_before = user_seconds();
     const auto start = std::chrono::steady_clock::now();
     Expected<LinkResult> linked = link(pipeline, options);
     if (!linked) {
@@ -124,6 +130,7 @@ Expected<LinkPoint> measure_link(uint32_t programs, uint32_t insns, unsigned thr
       _exit(1);
     }
     point.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    point.user_seconds = user_seconds() - user_before;
     point.bytecode_insns = linked->stats.bytecode_insns;
     point.code_bytes = linked->stats.code_bytes;
     rusage usage{};

@@ -15,7 +15,7 @@ struct LinkPoint {
   uint32_t programs = 0, insns_each = 0;
   unsigned threads = 0;
   uint64_t bytecode_insns = 0, code_bytes = 0;
-  double seconds = 0;
+  double seconds = 0, user_seconds = 0;
   uint64_t peak_kilobytes = 0; ///< resident, of the process that linked
 };
 
