@@ -6,6 +6,7 @@
 
 #include "graph/summary.h"
 #include "translator/error.h"
+#include "translator/profile.h"
 #include "translator/program.h"
 
 #include <optional>
@@ -43,6 +44,7 @@ struct Edge {
   EdgeKind kind = EdgeKind::guarded;
   bool any_slot = false;
   bool any_map = false; ///< implies any_slot
+  uint64_t calls = 0;   ///< how often a run took it; CallGraph::runs says of which programs that is known
   auto operator<=>(const Edge &) const = default;
 };
 
@@ -81,6 +83,9 @@ struct CallGraph {
   std::vector<ProgId> entries;    ///< sorted
   std::vector<Cycle> cycles;      ///< sorted by first program
   std::vector<bool> reachable;    ///< by ProgId, from the entries
+  /// By ProgId: how often a run entered the program; none where that is not known. Empty: no profile.
+  std::vector<std::optional<uint64_t>> runs;
+  uint64_t packets = 0; ///< of that run
   /// Longest chain from an entry, in tail calls; none where a reachable program is on a cycle, or where a
   /// reachable call is left to an array that is not sealed.
   std::optional<uint32_t> depth;
@@ -94,6 +99,8 @@ struct CallGraph {
 
   std::span<const Site> sites_of(ProgId p) const;
   std::span<const Edge> edges_of(ProgId p) const;
+  /// How often a run entered the program, if that is known.
+  std::optional<uint64_t> runs_of(ProgId p) const { return runs.empty() ? std::nullopt : runs[index(p)]; }
   /// The array of that map, or null.
   const ProgArray *array_of(MapId map) const;
   /// Programs that the call may reach: `to`, or the contents of the array(s); sorted, once each.
@@ -129,5 +136,8 @@ struct ProgArrayPolicy {
 /// its callers.
 Expected<CallGraph> build_call_graph(const Pipeline &pipeline, std::vector<Summary> summaries,
                                      const std::vector<ProgArrayPolicy> &policies);
+
+/// Puts what a run showed on the graph: Edge::calls and CallGraph::runs.
+void weigh(CallGraph &graph, const Profile &profile);
 
 } // namespace ujit

@@ -7,6 +7,9 @@
 // together with the small programs below it, unless it is on a cycle. Everything else, such as a drop
 // notifier with thirty callers, is a function. Each choice depends on sizes alone, and on sums that were
 // fixed before: the whole is linear and deterministic.
+//
+// Where a run has been measured, what it never did is not copied and not inlined, so that the code which runs
+// stays together, and what it did often may be copied up to a larger size.
 #include "graph/planner.h"
 
 #include <algorithm>
@@ -35,6 +38,27 @@ struct Copies {
   std::vector<Node> nodes{plan.programs.size()};
   std::vector<Unit> units{plan.programs.size()}; ///< by ProgId of the function
 
+  /// Calls a packet from that site to the program, where that was measured.
+  std::optional<double> frequency(uint32_t row, uint32_t target) const {
+    const PlannedSite &site = plan.sites[row];
+    if (!planner.graph.runs_of(site.from))
+      return std::nullopt;
+    uint64_t calls = 0;
+    for (auto &a : site.alternatives)
+      if (a.edge.to == ProgId(target))
+        calls += a.edge.calls;
+    return double(calls) / double(std::max<uint64_t>(1, planner.graph.packets));
+  }
+  bool never_taken(uint32_t row, uint32_t target) const { return frequency(row, target) == 0.0; }
+  /// How much more than by its size alone a program may be copied.
+  uint32_t worth(uint32_t p) const {
+    constexpr double often = 0.05;
+    constexpr uint32_t factor = 4;
+    return std::ranges::any_of(nodes[p].callers, [&](uint32_t row) { return frequency(row, p) >= often; })
+               ? factor
+               : 1;
+  }
+
   bool may_inline_at(uint32_t row) const {
     return !plan.sites[row].in_subprogram && !planner.keep_out_of_line[row];
   }
@@ -61,14 +85,14 @@ struct Copies {
       return;
     uint64_t cost = planner.cost_of(ProgId(p));
     uint32_t stack = stack_of(p);
-    for (uint32_t row = plan.first_site[p]; row < plan.first_site[p + 1] && cost <= options.clone_limit_ir;
-         ++row)
+    const uint64_t limit = uint64_t(options.clone_limit_ir) * worth(p);
+    for (uint32_t row = plan.first_site[p]; row < plan.first_site[p + 1] && cost <= limit; ++row)
       if (may_inline_at(row))
         for (ProgId callee : Planner::called(plan.sites[row])) {
           cost += nodes[index(callee)].clone_cost;
           stack = std::max(stack, nodes[index(callee)].clone_stack);
         }
-    if (cost <= options.clone_limit_ir && stack <= options.stack_budget) {
+    if (cost <= limit && stack <= options.stack_budget) {
       nodes[p].clone_cost = cost;
       nodes[p].clone_stack = stack;
     }
@@ -80,12 +104,16 @@ struct Copies {
     node.unit = p;
     if (join_caller(p))
       return;
+    const auto called =
+        size_t(std::ranges::count_if(node.callers, [&](uint32_t row) { return !never_taken(row, p); }));
+    const size_t more =
+        called - (called == node.callers.size()); // copies beside the one that is there anyway
     bool clone = node.clone_cost != 0 && node.callers.size() > 1 &&
-                 node.clone_cost * (node.callers.size() - 1) <= options.clone_growth_ir;
+                 node.clone_cost * more <= uint64_t(options.clone_growth_ir) * worth(p);
     for (uint32_t row : node.callers) {
       const Node &caller = nodes[index(plan.sites[row].from)];
       bool inside_clone = caller.cloned && node.clone_cost != 0;
-      if (!may_inline_at(row) || !(inside_clone || (clone && !caller.cloned)) ||
+      if (!may_inline_at(row) || never_taken(row, p) || !(inside_clone || (clone && !caller.cloned)) ||
           (!caller.cloned && !fits(units[caller.unit], node.clone_cost, node.clone_stack))) {
         node.function = true;
         continue;
@@ -108,8 +136,8 @@ struct Copies {
     uint32_t row = node.callers.front();
     const Node &caller = nodes[index(plan.sites[row].from)];
     uint64_t cost = planner.cost_of(ProgId(p));
-    if (!may_inline_at(row) || caller.cloned || caller.depth >= options.max_tail_calls ||
-        !fits(units[caller.unit], cost, stack_of(p)))
+    if (!may_inline_at(row) || never_taken(row, p) || caller.cloned ||
+        caller.depth >= options.max_tail_calls || !fits(units[caller.unit], cost, stack_of(p)))
       return false;
     treat(row, p, Treatment::inlined);
     node.unit = caller.unit;

@@ -60,14 +60,18 @@ void choose_dynamic(const CallGraph &graph, const Site &site, PlannedSite &plann
   planned.otherwise = all_sealed && !left ? PlannedSite::fall_through : PlannedSite::leave;
   if (planned.select != Select::program)
     return;
-  std::vector<ProgId> seen;
-  std::erase_if(planned.alternatives, [&](PlannedEdge &a) {
+  std::vector<PlannedEdge> once;
+  for (PlannedEdge &a : planned.alternatives) {
+    if (!a.edge.to)
+      continue;
     a.guard = false;
-    if (!a.edge.to || std::ranges::count(seen, *a.edge.to))
-      return true;
-    seen.push_back(*a.edge.to);
-    return false;
-  });
+    auto same = std::ranges::find_if(once, [&](const PlannedEdge &b) { return b.edge.to == a.edge.to; });
+    if (same == once.end())
+      once.push_back(a);
+    else
+      same->edge.calls += a.edge.calls;
+  }
+  planned.alternatives = std::move(once);
 }
 
 template <class Sites>

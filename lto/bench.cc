@@ -32,6 +32,7 @@ public:
   Benchmark(const Execution &x, const LinkOptions &options, const BenchOptions &o)
       : x_(x), base_(options), o_(o) {
     base_.progress = {};
+    base_.plan = {}; // not as a verdict has it
   }
   Expected<BenchResult> run();
 
@@ -44,6 +45,9 @@ private:
   Error build_replay(Candidate &c);
   Expected<PlacedCode> place_image(const Candidate &c, uint32_t page_offset, ReturnThunks *thunks);
   Expected<Trace> trace(const Candidate &c);
+  uint32_t placements_of(const BenchRow &row) const {
+    return row.form == BenchForm::without ? result_.ablation_placements : result_.placements;
+  }
   Error build_and_compare();
   void check_fidelity();
   Expected<std::vector<std::vector<PlacedCode>>> place_all();
@@ -94,11 +98,19 @@ void Benchmark::add_all() {
   chain.plan.mode = PlanOptions::chain;
   add_linked(BenchForm::chain, "chain",
              "each program compiled by itself, chained through the prog arrays as the kernel does it", chain);
-  base_.plan.mode = PlanOptions::fused;
   base_.plan.target_left_is_supported = false; // no originals are loaded beside the image
   add_linked(BenchForm::fused, "fused", "the whole pipeline", base_);
+  if (o_.profile) {
+    LinkOptions with = base_;
+    with.profile = *o_.profile;
+    add_linked(BenchForm::profiled, "fused, with profile", "by the counts of a run over these packets", with);
+    set_form(LinkForm::not_inlined, with.plan);
+    add_linked(BenchForm::not_inlined, "fused, nothing inlined", "the same, each program a function", with);
+  }
   if (o_.ablations)
     for (const OptimisationName &opt : optimisation_names()) {
+      if (opt.name == "profile" && base_.profile.programs.empty())
+        continue; // there is none to leave out
       LinkOptions without = base_;
       without.disabled.emplace_back(opt.name);
       add_linked(BenchForm::without, formatv("fused, no {0}", opt.name), std::string(opt.what), without);
@@ -254,7 +266,7 @@ Expected<std::vector<std::vector<PlacedCode>>> Benchmark::place_all() {
       if (!c->row.left_out.empty())
         continue;
       std::vector<PlacedCode> copies;
-      for (uint32_t p = 0; p < result_.placements; ++p) {
+      for (uint32_t p = 0; p < placements_of(c->row); ++p) {
         Expected<PlacedCode> placed = c->place(page_offset(p), mitigated ? thunks_.get() : nullptr);
         if (!placed)
           return placed.takeError();
@@ -279,7 +291,7 @@ Expected<BenchResult> Benchmark::run() {
   result_.entry = x_.pipeline[x_.entry].name;
   result_.packets = x_.packets.size();
   result_.placements = std::max(1u, o_.placements);
-  result_.rounds = o_.measure.rounds;
+  result_.ablation_placements = std::clamp(o_.ablation_placements, 1u, result_.placements);
   result_.mitigations = o_.mitigations;
 
   add_all();
@@ -299,8 +311,10 @@ Expected<BenchResult> Benchmark::run() {
       if (c->row.left_out.empty())
         (mitigated ? c->row.mitigated : c->row.measured) = std::move(m->codes[next++]);
   result_.harness_ns = m->harness_ns;
+  result_.rounds = m->rounds;
   for (const std::unique_ptr<Candidate> &c : all_)
     result_.rows.push_back(std::move(c->row));
+  result_.verdict = verdict_of(result_, o_.mitigations);
   return std::move(result_);
 }
 
@@ -339,6 +353,20 @@ double BenchResult::speedup(const BenchRow &row, bool mitigated) const {
 double BenchResult::speedup_of_best(const BenchRow &row, bool mitigated) const {
   const double ns = row.median_ns(mitigated);
   return ns > 0 ? baseline().best_ns(mitigated) / ns : 0;
+}
+
+std::optional<Verdict> verdict_of(const BenchResult &result, bool mitigations) {
+  if (!result.find(BenchForm::profiled) || !result.find(BenchForm::chain))
+    return std::nullopt;
+  std::vector<Verdict::Measured> measured;
+  for (auto [form, row] : {std::pair(LinkForm::fused, BenchForm::profiled),
+                           std::pair(LinkForm::not_inlined, BenchForm::not_inlined),
+                           std::pair(LinkForm::chain, BenchForm::chain)})
+    if (const BenchRow *found = result.find(row)) {
+      const Measured &m = found->under(mitigations);
+      measured.push_back({form, m.own_insns + m.other_insns, found->median_ns(mitigations)});
+    }
+  return judge(std::move(measured));
 }
 
 Expected<BenchResult> bench(const Execution &x, const LinkOptions &options, const BenchOptions &o) {

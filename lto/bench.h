@@ -5,6 +5,7 @@
 #include "lto/bench_jit.h"
 #include "lto/bench_measure.h"
 #include "lto/link.h"
+#include "lto/profile.h"
 
 #include "llvm/Support/JSON.h"
 
@@ -18,11 +19,13 @@ struct PlainObject {
 
 struct BenchOptions {
   uint32_t placements = 32;
+  uint32_t ablation_placements = 8; ///< of the rows without each optimisation, if that is fewer
   MeasureOptions measure;
   bool kernel_jit = true;                ///< replay the running kernel's own code too, where bpf() is allowed
   bool fidelity = false;                 ///< compare with BPF_PROG_TEST_RUN too, where it is allowed
   bool mitigations = true;               ///< measure all codes with return thunks as well
   bool ablations = true;                 ///< rows without each optimisation
+  const Profile *profile = nullptr;      ///< adds the rows that a verdict needs: linked with it
   const Pipeline *one_program = nullptr; ///< the same source as one program; its maps have the same names
   std::optional<JitCode> chain_code, one_code; ///< instead of the running kernel's
   std::vector<PlainObject> plain;
@@ -33,9 +36,13 @@ enum class BenchForm : uint8_t {
   jit_one,   ///< the kernel's code of the same source as one program
   chain,     ///< our code, one program at a time
   fused,
-  without, ///< fused, without one optimisation
-  plain,   ///< C
+  profiled,    ///< fused, with a profile
+  not_inlined, ///< the same, with nothing inlined
+  without,     ///< fused, without one optimisation
+  plain,       ///< C
 };
+
+std::string_view name_of(BenchForm form);
 
 struct BenchRow {
   BenchForm form{};
@@ -54,12 +61,13 @@ struct BenchRow {
 struct BenchResult {
   std::string name, entry;
   size_t packets = 0;
-  uint32_t placements = 0, rounds = 0;
+  uint32_t placements = 0, ablation_placements = 0, rounds = 0;
   bool mitigations = false;
   double harness_ns = 0;
-  std::vector<BenchRow> rows; ///< by form
-  std::string jit_source;     ///< which kernel's code, and from where
-  std::string fidelity;       ///< the chain against BPF_PROG_TEST_RUN; empty if not asked for
+  std::optional<Verdict> verdict; ///< where BenchOptions::profile is
+  std::vector<BenchRow> rows;     ///< by form
+  std::string jit_source;         ///< which kernel's code, and from where
+  std::string fidelity;           ///< the chain against BPF_PROG_TEST_RUN; empty if not asked for
 
   const BenchRow *find(BenchForm form) const; ///< the first that was measured, or null
   /// What speeds are against: the kernel's code, or where there is none our chain.
@@ -72,6 +80,9 @@ struct BenchResult {
 /// where it differs. Errors: those of link() and the executors for the chain or the fused image.
 Expected<BenchResult> bench(const Execution &execution, const LinkOptions &options,
                             const BenchOptions &bench_options);
+
+/// Which form is the best, of a result that has the rows for it.
+std::optional<Verdict> verdict_of(const BenchResult &result, bool mitigations);
 
 void print_bench(const BenchResult &result, llvm::raw_ostream &os);
 void print_bench_markdown(const BenchResult &result, llvm::raw_ostream &os);

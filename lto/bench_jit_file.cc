@@ -135,8 +135,9 @@ Expected<JitCode> parse_jit_code(std::string_view text, const std::string &file)
     out.maps.push_back({number(o, "at"), string(o, "map"), o.get("value") != nullptr,
                         o.get("value") ? number(o, "value") : 0});
   });
-  each("calls",
-       [&](const json::Object &o) { out.calls.push_back({number(o, "at"), string(o, "function")}); });
+  each("calls", [&](const json::Object &o) {
+    out.calls.push_back({number(o, "at"), string(o, "function")});
+  });
   numbers("returns", out.returns);
   numbers("indirect_jumps", out.indirect_jumps);
   numbers("percpu_adds", out.percpu_adds);

@@ -15,6 +15,7 @@
 #include "kernel-iface/embedded/worker.h"
 
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/raw_ostream.h"
 
 #include <sched.h>
 
@@ -226,14 +227,23 @@ Expected<Measurements> measure_here(const Execution &x, std::span<const std::vec
     return bench.takeError();
 
   Measurements out;
+  out.rounds = options.rounds;
   out.codes.resize(codes.size());
-  const size_t copies = codes.empty() ? 0 : codes.front().size();
+  size_t copies = 0, all = 0;
+  for (const std::vector<PlacedCode> &code : codes) {
+    copies = std::max(copies, code.size());
+    all += code.size();
+  }
+  const auto start = std::chrono::steady_clock::now();
+  size_t done = 0;
   for (size_t copy = 0; copy < copies; ++copy) {
     std::vector<std::vector<std::vector<double>>> ns(codes.size()); // by code, batch, round
-    for (uint32_t round = 0; round < options.rounds + (copy == 0); ++round)
+    for (uint32_t round = 0; round < out.rounds + (copy == 0); ++round)
       for (size_t turn = 0; turn < codes.size(); ++turn) {
         const size_t c =
             (turn + round + copy) % codes.size(); // nobody is always first, or behind the same one
+        if (copy >= codes[c].size())
+          continue;
         Expected<std::vector<double>> batches = (*bench)->pass(codes[c][copy]);
         if (!batches)
           return batches.takeError();
@@ -244,21 +254,33 @@ Expected<Measurements> measure_here(const Execution &x, std::span<const std::vec
           ns[c][b].push_back((*batches)[b]);
       }
     for (size_t c = 0; c < codes.size(); ++c) {
+      if (copy >= codes[c].size())
+        continue;
       double sum = 0;
       for (std::vector<double> &batch : ns[c])
         sum += median(std::move(batch));
       out.codes[c].ns.push_back(sum / double(x.packets.size()));
+      ++done;
     }
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+    if (copy == 0 && options.seconds > 0) {
+      const double a_round = taken.count() / double(out.rounds + 1) / double(done) * double(all);
+      out.rounds = std::clamp(uint32_t(options.seconds / a_round), std::min(2u, out.rounds), out.rounds);
+    }
+    if (options.progress)
+      llvm::errs() << formatv("\r\x1b[Kmeasuring: {0} of {1} copies, {2:F0} s", done, all, taken.count());
   }
+  if (options.progress)
+    llvm::errs() << "\r\x1b[K";
   std::vector<double> harness;
-  for (uint32_t round = 0; round < options.rounds; ++round) {
+  for (uint32_t round = 0; round < out.rounds; ++round) {
     Expected<std::vector<double>> batches = (*bench)->pass({do_nothing, nullptr, nullptr, nullptr, {}, {}});
     if (!batches)
       return batches.takeError();
     harness.push_back(median(std::move(*batches)) / double(std::min(batch_size, x.packets.size())));
   }
   out.harness_ns = median(std::move(harness));
-  for (size_t c = 0; c < codes.size() && copies; ++c)
+  for (size_t c = 0; c < codes.size(); ++c)
     if (Error e = (*bench)->count(codes[c].front(), options.counted_packets, out.codes[c]))
       return e;
   return out;
@@ -307,6 +329,7 @@ std::vector<uint8_t> pack(const Measurements &m) {
   Writer w;
   w.put(1.0);
   w.put(m.harness_ns);
+  w.put(double(m.rounds));
   w.put(double(m.codes.size()));
   for (const Measured &c : m.codes) {
     w.put(double(c.ns.size()));
@@ -343,6 +366,7 @@ Expected<Measurements> unpack(std::span<const uint8_t> bytes) {
     return internal_error(r.text()).error();
   Measurements m;
   m.harness_ns = r.number();
+  m.rounds = uint32_t(r.number());
   m.codes.resize(size_t(r.number()));
   for (Measured &c : m.codes) {
     c.ns.resize(size_t(r.number()));

@@ -28,7 +28,10 @@ struct PlacedCode {
 };
 
 struct MeasureOptions {
-  uint32_t rounds = 5;            ///< over all packets, for each copy
+  uint32_t rounds = 5; ///< over all packets, for each copy
+  /// Fewer rounds, at least two, if it would take longer than this; 0: it takes what it takes.
+  double seconds = 0;
+  bool progress = false;          ///< a line on stderr, which goes again
   uint32_t counted_packets = 200; ///< of these, evenly spread, instructions are counted one by one
 };
 
@@ -50,10 +53,11 @@ struct Measured {
 
 struct Measurements {
   std::vector<Measured> codes; ///< in the order given
+  uint32_t rounds = 0;         ///< for each copy
   double harness_ns = 0; ///< a packet: the same loop around a function that does nothing; not subtracted
 };
 
-/// `codes`: for each code its copies, all of them equally many. Before each round the maps are set back to
+/// `codes`: for each code its copies. Before each round the maps are set back to
 /// their seeds; packets are prepared 64 at a time, and only the code's run over them is on the clock. Of each
 /// batch of 64 the median over the rounds counts, so that a disturbance of the machine costs one batch of one
 /// round. Codes take turns in each round. Runs in a worker. Errors: what a map refuses; (internal) code that

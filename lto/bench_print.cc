@@ -15,11 +15,6 @@ double insn_change(const BenchResult &r, const BenchRow &row) {
   return base > 0 ? 100.0 * (row.measured.own_insns / base - 1) : 0;
 }
 
-std::string_view name_of(BenchForm form) {
-  static constexpr std::string_view names[] = {"jit-chain", "jit-one", "chain", "fused", "without", "plain"};
-  return names[size_t(form)];
-}
-
 void print_measured(const BenchResult &r, const BenchRow &row, bool mitigated, llvm::json::OStream &j) {
   const Measured &m = row.under(mitigated);
   j.attribute("median_ns", row.median_ns(mitigated));
@@ -37,9 +32,18 @@ void print_measured(const BenchResult &r, const BenchRow &row, bool mitigated, l
 
 } // namespace
 
+std::string_view name_of(BenchForm form) {
+  static constexpr std::string_view names[] = {"jit-chain", "jit-one",     "chain",   "fused",
+                                               "profiled",  "not-inlined", "without", "plain"};
+  return names[size_t(form)];
+}
+
 void print_bench(const BenchResult &r, llvm::raw_ostream &os) {
-  os << formatv("{0}: {1} packets through {2}, {3} placements of the code, {4} rounds each\n", r.name,
-                r.packets, r.entry, r.placements, r.rounds);
+  os << formatv("{0}: {1} packets through {2}, {3} placements of the code, {4} rounds each{5}\n", r.name,
+                r.packets, r.entry, r.placements, r.rounds,
+                r.ablation_placements == r.placements || !r.find(BenchForm::without)
+                    ? ""
+                    : formatv("; rows without an optimisation: {0} placements", r.ablation_placements).str());
   if (!r.jit_source.empty())
     os << "kernel's code: " << r.jit_source << '\n';
   if (!r.fidelity.empty())
@@ -72,6 +76,8 @@ void print_bench(const BenchResult &r, llvm::raw_ostream &os) {
     os << formatv("{0,-28} {1,14:F2} {2,9:F1} {3,14:F2} {4,9:F1}\n", h.helper, h.calls, h.insns, mine.calls,
                   mine.insns);
   }
+  if (r.verdict)
+    os << formatv("\nbest form: {0}\n", name_of(r.verdict->best));
 }
 
 void print_bench_markdown(const BenchResult &r, llvm::raw_ostream &os) {
@@ -99,7 +105,10 @@ void print_bench_json(const BenchResult &r, llvm::json::OStream &j) {
     j.attribute("entry", r.entry);
     j.attribute("packets", int64_t(r.packets));
     j.attribute("placements", int64_t(r.placements));
+    j.attribute("ablation_placements", int64_t(r.ablation_placements));
     j.attribute("rounds", int64_t(r.rounds));
+    if (r.verdict)
+      j.attribute("best_form", llvm::StringRef(name_of(r.verdict->best)));
     j.attribute("harness_ns", r.harness_ns);
     j.attribute("kernel_code", r.jit_source);
     j.attribute("fidelity", r.fidelity);

@@ -1,6 +1,7 @@
 #include "lto/bundle.h"
 
 #include "lto/output_file.h"
+#include "lto/profile.h"
 
 #include "graph/draw.h"
 
@@ -46,6 +47,10 @@ Expected<Manifest> copy_inputs(const Manifest &manifest, const std::string &fold
     if (Error e = copy_file(manifest.seed, inside(folder, copied.seed)))
       return e;
   }
+  const std::string profile = profile_path(manifest.file);
+  if (llvm::sys::fs::exists(profile))
+    if (Error e = copy_file(profile, inside(folder, profile_path("manifest.ujit.yaml"))))
+      return e;
   return copied;
 }
 

@@ -80,7 +80,7 @@ private:
         base.fired = planned[s].otherwise != PlannedSite::leave;
         base.what = base.fired ? "tail call: known to fail, gone" : "tail call: left to the prog array";
         if (!base.fired)
-          base.why = why_unknown(p, site);
+          base.why = plan_.mode == PlanOptions::chain ? "linked unfused" : why_unknown(p, site);
         out_.push_back(base);
       }
       for (const PlannedEdge &a : planned[s].alternatives)
@@ -98,13 +98,13 @@ private:
   Explanation edge(const Explanation &base, const PlannedSite &site, const PlannedEdge &a) const {
     Explanation e = base;
     std::string target = a.edge.to ? pipeline_[*a.edge.to].name : "empty";
-    e.what = formatv("{0}[{1}] -> {2}: {3}{4}", pipeline_[a.edge.map].name, a.edge.slot, target,
-                     name_of(a.treatment), a.guard ? ", slot compared" : "");
+    e.what = formatv("{0}[{1}] -> {2}: {3}{4}{5}", pipeline_[a.edge.map].name, a.edge.slot, target,
+                     name_of(a.treatment), a.guard ? ", slot compared" : "", measured(a.edge));
     e.fired = a.treatment == Treatment::inlined || a.treatment == Treatment::cloned ||
               a.treatment == Treatment::fall_through;
     std::vector<std::string> reasons;
     if (a.treatment == Treatment::direct)
-      reasons.push_back(why_direct(site, *a.edge.to));
+      reasons.push_back(why_direct(site, a.edge));
     if (a.treatment == Treatment::leave && a.edge.to)
       reasons.push_back(plan_[*a.edge.to].reason.empty() ? "the target is not fused"
                                                          : plan_[*a.edge.to].reason);
@@ -114,7 +114,16 @@ private:
     return e;
   }
 
-  std::string why_direct(const PlannedSite &site, ProgId to) const {
+  /// How often a run took the edge.
+  std::string measured(const Edge &edge) const {
+    if (!graph_.runs_of(edge.from))
+      return "";
+    return edge.calls ? formatv(", {0:F3} a packet", double(edge.calls) / double(graph_.packets)).str()
+                      : ", never taken when it was measured";
+  }
+
+  std::string why_direct(const PlannedSite &site, const Edge &edge) const {
+    const ProgId to = *edge.to;
     if (site.in_subprogram)
       return "not inlined: the call is in a subprogram";
     if (disabled("inline") || disabled("clone"))
@@ -123,6 +132,8 @@ private:
       return "not inlined: the target is an entry too";
     if (on_cycle_[index(to)])
       return "not inlined: the target is on a cycle";
+    if (graph_.runs_of(edge.from) && edge.calls == 0)
+      return "not inlined: what does not run stays out of line";
     const uint32_t cost = graph_.summaries[index(to)].ir_insns;
     if (callers_[index(to)] > 1)
       return formatv(

@@ -328,6 +328,10 @@ Expected<KernelSource> capture_running(const Manifest &manifest) {
 }
 
 Expected<KernelSource> read_kernel_source(const Manifest &manifest) {
+  if (manifest.fuse == Fuse::never)
+    return manifest_error(manifest, manifest.fuse_place,
+                          "the pipeline is not to be fused: the kernel runs it unfused already")
+        .error();
   if (manifest.objects.empty())
     return capture_running(manifest);
   Expected<Pipeline> objects = load_pipeline(manifest);

@@ -132,7 +132,10 @@ public:
       std::vector<Summary> summaries;
       for (Unit &u : units_)
         summaries.push_back(std::move(u.summary));
-      return build_call_graph(pipeline_, std::move(summaries), options_.policies);
+      Expected<CallGraph> graph = build_call_graph(pipeline_, std::move(summaries), options_.policies);
+      if (graph && enabled("profile") && !options_.profile.programs.empty())
+        weigh(*graph, options_.profile);
+      return graph;
     });
   }
 
@@ -142,6 +145,7 @@ public:
     if (!graph)
       return graph.takeError();
     result_.graph = std::move(*graph);
+    result_.stats.notes = options_.notes;
     for (Unit &u : units_)
       bitcode_.push_back(std::move(u.bitcode));
     std::vector<LinkResult> out;
@@ -207,6 +211,7 @@ private:
     TranslateOptions options;
     options.debug_info = options_.debug_info;
     options.scratch = options_.scratch;
+    options.profile = enabled("profile") ? &options_.profile : nullptr;
     options.leaving = for_kernel();
     options.alias_domains = enabled("alias-domains");
     options.helper_effects = enabled("helper-effects");

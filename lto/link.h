@@ -26,15 +26,17 @@ struct LinkOptions {
   LinkTarget target = LinkTarget::embedded;
   KernelCodeOptions kernel_code; ///< for LinkTarget::kernel
   PlanOptions plan;
-  std::vector<ProgArrayPolicy> policies;   ///< by MapId; missing ones are guarded
+  std::vector<ProgArrayPolicy> policies; ///< by MapId; missing ones are guarded
   /// By MapId: TranslateOptions::scratch. For a kernel, what its own ids of maps and programs show, and not a
   /// manifest's word alone.
   std::vector<bool> scratch;
+  Profile profile; ///< counts of a run (lto/profile.h): branch weights, and frequencies of edges for the plan
   std::string cpu = "native";              ///< "native", or an LLVM CPU name: a portable image
   unsigned threads = 0;                    ///< 0: as many as the machine has; never changes the output
   bool debug_info = true;                  ///< line = instruction, scope = program, inlined-at = edge
   std::string save_temps;                  ///< folder for the IR of each stage; empty: none
   std::vector<std::string> disabled;       ///< optimisations left out, by name
+  std::vector<std::string> notes;          ///< what the report says first
   std::vector<std::string> opaque_helpers; ///< whose effects the optimiser is not told, by name
   /// Asked before each of LLVM's passes runs on a function, but those that code cannot do without; false
   /// leaves it out. Called by the thread that does the work: in a fixed order where there is one.

@@ -1,10 +1,15 @@
 #include "lto/load.h"
 
 #include "kernel-iface/object/gather.h"
+#include "lto/profile.h"
 
 #include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/Path.h"
+
+#include <system_error>
 
 namespace ujit {
 
@@ -157,6 +162,44 @@ static bool is_inner(const Pipeline &pipeline, MapId id) {
   });
 }
 
+/// How the pipeline is linked by what was measured, and what is said of it.
+static void follow(const Verdict &verdict, const std::string &file, Fuse fuse, LinkOptions &out) {
+  std::vector<std::string> figures;
+  for (const Verdict::Measured &m : verdict.measured)
+    figures.push_back(
+        llvm::formatv("{0} {1:F0} ns and {2:F0} instructions a packet", name_of(m.form), m.ns, m.insns));
+  const std::string measured = file + " has " + llvm::join(figures, ", ");
+  if (verdict.best == LinkForm::fused)
+    return;
+  if (fuse == Fuse::always) {
+    out.notes.push_back("fused, as the manifest says, though that loses: " + measured);
+    return;
+  }
+  set_form(verdict.best, out.plan);
+  out.notes.push_back(llvm::formatv("fusing loses here, so it is linked {0}: {1}",
+                                    verdict.best == LinkForm::chain ? "unfused" : "without inlining",
+                                    measured));
+}
+
+/// What a run has shown, if it is kept beside the manifest.
+static Error use_profile(const Manifest &manifest, const Pipeline &pipeline, LinkOptions &out) {
+  const std::string path = profile_path(manifest.file);
+  auto buffer = llvm::MemoryBuffer::getFile(path);
+  if (buffer.getError() == std::errc::no_such_file_or_directory)
+    return Error::success();
+  if (!buffer)
+    return input_error(buffer.getError().message()).in_file(path).error();
+  Expected<StoredProfile> stored = parse_profile(std::string_view((*buffer)->getBuffer()), path, pipeline);
+  if (!stored)
+    return stored.takeError();
+  const std::string file = llvm::sys::path::filename(path).str();
+  out.notes.push_back(llvm::formatv("{0}: {1}", file, stored->note));
+  out.profile = std::move(stored->profile);
+  if (stored->verdict && manifest.fuse != Fuse::never)
+    follow(*stored->verdict, file, manifest.fuse, out);
+  return Error::success();
+}
+
 Expected<LinkOptions> link_options(const Manifest &manifest, const Pipeline &pipeline) {
   LinkOptions out;
   out.name = manifest.name;
@@ -183,6 +226,12 @@ Expected<LinkOptions> link_options(const Manifest &manifest, const Pipeline &pip
   }
   if (errors)
     return errors;
+  if (manifest.fuse == Fuse::never) {
+    out.plan.mode = PlanOptions::chain;
+    out.notes.push_back("linked unfused, as the manifest says");
+  }
+  if (Error e = use_profile(manifest, pipeline, out))
+    return e;
   return out;
 }
 

@@ -50,6 +50,7 @@ public:
          {"maps",
           [&](const YamlNode &n) { each(n, "maps", [&](const YamlNode &i) { m.maps.push_back(map(i)); }); }},
          {"scratch-maps", [&](const YamlNode &n) { m.scratch_maps = names(n, "scratch-maps"); }},
+         {"fuse", [&](const YamlNode &n) { fuse(n, m); }},
          {"target", [&](const YamlNode &n) { target(n, m); }},
          {"gates", [&](const YamlNode &n) { gates(n, m.gates); }},
          {"fib",
@@ -362,6 +363,14 @@ private:
     return s;
   }
 
+  void fuse(const YamlNode &node, Manifest &m) {
+    std::vector<std::pair<std::string, Fuse>> words;
+    for (Fuse f : {Fuse::measured, Fuse::always, Fuse::never})
+      words.emplace_back(name_of(f), f);
+    m.fuse = choice(node, "fuse", words);
+    m.fuse_place = node.place;
+  }
+
   void target(const YamlNode &node, Manifest &m) {
     fields(node, "target",
            {{"cpu", [&](const YamlNode &n) { m.cpu = name(n, "cpu"); }},
@@ -411,6 +420,15 @@ private:
 };
 
 } // namespace
+
+std::string_view name_of(Fuse fuse) {
+  switch (fuse) {
+  case Fuse::measured: return "measured";
+  case Fuse::always: return "always";
+  case Fuse::never: return "never";
+  }
+  return "";
+}
 
 std::string nearest(std::string_view word, const std::vector<std::string> &candidates) {
   const unsigned far = unsigned(std::max<size_t>(2, word.size() / 2));

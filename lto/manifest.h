@@ -86,6 +86,14 @@ struct ManifestAttach {
   Place place;
 };
 
+/// Whether the pipeline is fused.
+enum class Fuse : uint8_t {
+  measured, ///< unless the profile beside the manifest says that it would lose
+  always,
+  never,
+};
+std::string_view name_of(Fuse fuse);
+
 struct Manifest {
   std::string file; ///< where it was read from
   std::string name = "pipeline";
@@ -95,6 +103,8 @@ struct Manifest {
   std::vector<ManifestProgArray> prog_arrays;
   std::vector<NamedPlace> scratch_maps;
   std::vector<ManifestMap> maps;
+  Fuse fuse = Fuse::measured;
+  Place fuse_place;
   std::string cpu = "native";
   std::string kernel = "running";
   ManifestGates gates;

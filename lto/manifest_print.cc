@@ -108,6 +108,8 @@ std::string print_manifest(const Manifest &m) {
     os << "maps:\n";
   for (const ManifestMap &map : m.maps)
     os << formatv("  - {{ map: {0}, max-entries: {1} }\n", yaml_quoted(map.map), map.max_entries);
+  if (m.fuse != Fuse::measured)
+    os << "fuse: " << name_of(m.fuse) << '\n';
   os << formatv("target: {{ cpu: {0}, kernel: {1} }\n", yaml_quoted(m.cpu), yaml_quoted(m.kernel));
   std::vector<std::string> gates;
   auto gate = [&](const char *name, const std::optional<uint64_t> &limit) {

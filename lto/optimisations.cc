@@ -16,6 +16,7 @@ static constexpr OptimisationName names[] = {
     {"loops", "loops are rotated and unrolled, what does not change in them is computed before"},
     {"inline", "programs with one caller are inlined"},
     {"clone", "small shared programs are copied into their callers"},
+    {"profile", "a run's counts, where there is a profile, say which way is straight and what is copied"},
 };
 std::span<const OptimisationName> optimisation_names() { return names; }
 

@@ -27,6 +27,7 @@ prog-arrays:
     slots: [ { slot: 3, program: policy_allow_all } ]
 scratch-maps: [ scratch ]
 maps: [ { map: flows, max-entries: 4096 } ]
+fuse: always
 target: { cpu: x86-64-v3, kernel: running }
 gates: { stack: 512, code-bytes: 65536, unfused-edges: 0 }
 fib:
@@ -74,6 +75,7 @@ TEST(Manifest, ReadsEveryField) {
   ASSERT_EQ(m->maps.size(), 1u);
   EXPECT_EQ(m->maps[0].map, "flows");
   EXPECT_EQ(m->maps[0].max_entries, 4096u);
+  EXPECT_EQ(m->fuse, Fuse::always);
   EXPECT_EQ(m->cpu, "x86-64-v3");
   EXPECT_EQ(m->gates.stack, 512u);
   EXPECT_EQ(m->gates.code_bytes, 65536u);
@@ -99,6 +101,7 @@ TEST(Manifest, PrintedTextReadsBack) {
   EXPECT_EQ(second->fib[1].route, first->fib[1].route);
   EXPECT_EQ(second->maps[0].max_entries, 4096u);
   EXPECT_EQ(second->gates.unfused_edges, 0u);
+  EXPECT_EQ(second->fuse, Fuse::always);
 }
 
 TEST(Manifest, AttachPoints) {

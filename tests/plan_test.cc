@@ -126,6 +126,37 @@ TEST(Plan, SmallSharedProgramsAreClonedWithWhatIsBelow) {
   EXPECT_EQ(treatment(plan_of(b, {.clone_limit_ir = 0}), x), Treatment::direct);
 }
 
+/// What a run never did stays out of line; what it did often is copied though it is larger than others may
+/// be.
+TEST(Plan, MeasuredFrequenciesDecideWhatIsCopied) {
+  Builder b;
+  auto jmp = b.array("jmp");
+  auto entry = b.entry("entry"), x = b.program("x"), y = b.program("y"), z = b.program("z"),
+       shared = b.program("shared", 100);
+  for (ProgId p : {x, y, z}) {
+    b.call(entry, jmp, p);
+    b.call(p, jmp, shared);
+  }
+  EXPECT_EQ(plan_of(b)[shared].role, PlannedProgram::function);
+  Profile profile;
+  profile.packets = 100;
+  profile.programs.resize(5);
+  profile.programs[index(entry)] = {
+      .runs = 100, .branches = {}, .calls = {{10, jmp, 0, 60}, {20, jmp, 2, 40}}};
+  profile.programs[index(x)] = {.runs = 60, .branches = {}, .calls = {{10, jmp, 1, 60}}};
+  profile.programs[index(y)] = {.runs = 40, .branches = {}, .calls = {{10, jmp, 1, 3}}};
+  CallGraph graph = b.graph();
+  weigh(graph, profile);
+  EXPECT_EQ(graph.runs_of(x), 60u);
+  EXPECT_EQ(graph.runs_of(z), std::nullopt);
+  auto plan = make_plan(graph, {});
+  ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
+  EXPECT_EQ(treatment(*plan, x), Treatment::cloned);
+  EXPECT_EQ(treatment(*plan, y), Treatment::cloned);
+  EXPECT_EQ(treatment(*plan, entry, 0), Treatment::inlined);
+  EXPECT_EQ(treatment(*plan, entry, 2), Treatment::direct) << "never called";
+}
+
 TEST(Plan, AlternativesWithOneTargetShareACopy) {
   Builder b;
   auto jmp = b.array("jmp");

@@ -177,6 +177,8 @@ Expected<uint64_t> Interpreter::run(const Program &program, uint64_t context, ui
   frames_ = 0;
   program_ = &program;
   at_ = 0;
+  if (options_.observer)
+    options_.observer->entered(program);
   return enter(program, 0, {context, r2, 0, 0, 0});
 }
 
@@ -311,11 +313,15 @@ Expected<uint64_t> Interpreter::execute(Frame &frame) {
     case Op::jsge:
     case Op::jslt:
     case Op::jsle:
-    case Op::jset:
-      if (narrow ? compare<uint32_t, int32_t>(row.op, uint32_t(dst), uint32_t(operand))
-                 : compare<uint64_t, int64_t>(row.op, dst, operand))
+    case Op::jset: {
+      const bool taken = narrow ? compare<uint32_t, int32_t>(row.op, uint32_t(dst), uint32_t(operand))
+                                : compare<uint64_t, int64_t>(row.op, dst, operand);
+      if (options_.observer)
+        options_.observer->branched(*program_, at_, taken);
+      if (taken)
         frame.pc = uint32_t(jump_target(at_, insn, row));
       break;
+    }
     case Op::may_goto:
       if (frame.may_goto_left == 0)
         frame.pc = uint32_t(jump_target(at_, insn, row));
@@ -329,6 +335,10 @@ Expected<uint64_t> Interpreter::execute(Frame &frame) {
             tail_calls_ < options_.max_tail_calls ? host_.tail_call_target(r[2], uint32_t(r[3])) : nullptr;
         if (target) {
           tail_calls_++;
+          if (options_.observer) {
+            options_.observer->tail_called(*program_, at_, r[2], uint32_t(r[3]));
+            options_.observer->entered(*target);
+          }
           program_ = target;
           frame.begin(0, {r[1], 0, 0, 0, 0});
           break;

@@ -36,12 +36,23 @@ public:
   virtual bool may_access(uint64_t address, uint32_t size, bool write);
 };
 
+/// Is told what happens in a run.
+class InterpreterObserver {
+public:
+  virtual ~InterpreterObserver() = default;
+  virtual void entered(const Program &program) = 0; ///< from outside, or by a tail call
+  virtual void branched(const Program &program, uint32_t insn, bool taken) = 0;
+  /// A tail call that succeeds; `map` as map_address() gave it.
+  virtual void tail_called(const Program &program, uint32_t insn, uint64_t map, uint32_t slot) = 0;
+};
+
 struct InterpreterOptions {
   uint64_t budget = 1ull << 32; ///< instructions of one run() before it is an error
   uint32_t max_tail_calls = 33;
   uint32_t max_frames = 34 * 8; ///< nested calls and callbacks: those of subprograms that tail-call add up
   uint32_t context_size =
       0; ///< bytes at the context's address that loads and stores may touch; 0: ask the host
+  InterpreterObserver *observer = nullptr;
 };
 
 /// Runs programs one after the other; not safe for use by two threads, but two interpreters are.

@@ -4,6 +4,7 @@
 // value at all but recomputed where it is used, other pointers are `ptr`, everything else is i64.
 #include "translator/lowering.h"
 
+#include "llvm/IR/MDBuilder.h"
 #include "llvm/IR/Verifier.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/raw_ostream.h"
@@ -291,6 +292,17 @@ Error Lowering::run() {
   return Error::success();
 }
 
+/// What a run has shown of the branch, or null. A way that was never taken keeps a weight of 1: it is
+/// unlikely, not impossible.
+MDNode *Lowering::branch_weights(uint32_t slot) {
+  const ProgramProfile::Branch *counts = p_.profile ? p_.profile->branch_at(slot) : nullptr;
+  if (!counts)
+    return nullptr;
+  const uint64_t scale = std::max(counts->taken, counts->passed) / INT32_MAX + 1;
+  return MDBuilder(p_.context())
+      .createBranchWeights(uint32_t(counts->taken / scale) + 1, uint32_t(counts->passed / scale) + 1);
+}
+
 Error Lowering::lower_branch(uint32_t b, const Insn &insn, const InsnRow &row) {
   const Block &block = facts_.cfg.blocks[b];
   if (row.op == Op::exit) {
@@ -301,7 +313,8 @@ Error Lowering::lower_branch(uint32_t b, const Insn &insn, const InsnRow &row) {
   } else if (block.successors.size() == 1) {
     builder_.CreateBr(first_[block.successors[0]]);
   } else {
-    builder_.CreateCondBr(condition(insn, row), first_[block.successors[1]], first_[block.successors[0]]);
+    builder_.CreateCondBr(condition(insn, row), first_[block.successors[1]], first_[block.successors[0]],
+                          branch_weights(block.last));
   }
   return Error::success();
 }
@@ -468,6 +481,8 @@ Expected<std::unique_ptr<Module>> translate(const Pipeline &pipeline, ProgId id,
   auto module = std::make_unique<Module>(program.name, context);
   set_target(*module);
   ProgramLowering p{pipeline, program, options, *facts, *module, {}};
+  if (options.profile)
+    p.profile = options.profile->find(id);
   if (options.leaving)
     p.leaving = analyse_leaving(pipeline, program, *facts);
 

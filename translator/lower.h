@@ -9,17 +9,21 @@
 //   @ujit.values.N            the address of element 0 of map N (data maps, arrays; per-CPU: this CPU's)
 //   @ujit.bound.N.K           an i64 in the instance: bound constant K of map N
 //   @ujit.cpu                 an i64 in the instance: number of this CPU
-//   @ujit.percpu.N            verified form: this CPU's value of per-CPU array N, which has one element. There,
-//                             values.N of a per-CPU array is its table of per-CPU pointers, and @ujit.cpu is not
+//   @ujit.percpu.N            verified form: this CPU's value of per-CPU array N, which has one element.
+//   There,
+//                             values.N of a per-CPU array is its table of per-CPU pointers, and @ujit.cpu is
+//                             not
 //   @ujit.const.N             the contents of a frozen map, as a constant
-//   @ujit.lookup.N            ptr (ptr instance, i64 key words ...), fastcc: the value in hash table N, or null
+//   @ujit.lookup.N            ptr (ptr instance, i64 key words ...), fastcc: the value in hash table N, or
+//   null
 //   @ujit.tail_call           void (ptr context, ptr map, i32 index, i32 slot): a tail call; comes back if it
-//                             fails. With TranslateOptions::leaving, a bundle "ujit.live" of pairs (i32 offset
-//                             in the leave frame, value) says what is alive behind it
+//                             fails. With TranslateOptions::leaving, a bundle "ujit.live" of pairs (i32
+//                             offset in the leave frame, value) says what is alive behind it
 //   ujit-resume.<program>     i64 (ptr context, ptr instance, i64 count, ptr frame)     see ResumePoint
 //   @bpf_...                  helpers
 #pragma once
 
+#include "translator/profile.h"
 #include "translator/program.h"
 
 #include "llvm/IR/Module.h"
@@ -37,12 +41,13 @@ struct TranslateOptions {
   /// Tail calls can leave the image (docs/design.md, "Leaving and coming back"): the program has a fourth
   /// argument, the leave frame, and its tail calls say what is alive behind them.
   bool leaving = false;
-  /// Not empty: instead of the program, its resume function, which restores the state from the leave frame and
-  /// goes on at the point whose number is in it. Needs `leaving`.
+  /// Not empty: instead of the program, its resume function, which restores the state from the leave frame
+  /// and goes on at the point whose number is in it. Needs `leaving`.
   std::vector<ResumePoint> resume = {};
   /// Maps whose values only this pipeline's programs touch, one CPU at a time and within one run, by the
   /// manifest's word: plain loads and stores, in a domain of their own.
   std::vector<bool> scratch;
+  const Profile *profile = nullptr; ///< its counts become branch weights; may be null
   /// Facts for the optimiser, each of which can be left out to see what it gives.
   bool alias_domains = true;
   bool helper_effects = true;

@@ -23,7 +23,8 @@ struct ProgramLowering {
   std::vector<llvm::Function *> functions; ///< by subprogram; null where unreached
   llvm::DIBuilder *debug = nullptr;
   llvm::DIFile *debug_file = nullptr;
-  LeaveState leaving = {}; ///< where TranslateOptions::leaving
+  LeaveState leaving = {};                 ///< where TranslateOptions::leaving
+  const ProgramProfile *profile = nullptr; ///< of this program, or null
 
   llvm::LLVMContext &context() const { return module.getContext(); }
   llvm::GlobalVariable *symbol(const llvm::Twine &name, llvm::Type *type);
@@ -63,6 +64,7 @@ private:
   Value *convert(Value *value, const Provenance &from, const Provenance &to);
   Error lower_insn(uint32_t slot, const Insn &insn, const InsnRow &row);
   Error lower_branch(uint32_t block, const Insn &insn, const InsnRow &row);
+  llvm::MDNode *branch_weights(uint32_t slot);
   void set_location(uint32_t slot);
   Error fail(LinkError e);
 

@@ -18,12 +18,13 @@ struct BenchCommand {
   std::string manifest, packets, entry, json, markdown;
   std::string one_program, chain_code, one_code, write_chain_code, write_one_code;
   std::vector<std::string> plain;
-  bool no_mitigations = false, no_ablations = false;
+  bool no_mitigations = false, no_ablations = false, profile = false;
   BenchOptions options;
 
   Expected<int> run();
   Error read_files();
   Expected<bool> write_codes(const Pipeline &pipeline);
+  Error write_profile(const Pipeline &pipeline, const Profile &counts, const BenchResult &result) const;
 
 private:
   Pipeline one_;
@@ -109,7 +110,18 @@ Expected<int> BenchCommand::run() {
     return written.takeError();
   if (*written)
     return exit_done;
-  Expected<BenchResult> result = bench(in->execution(*chosen), in->options, options);
+  const Execution execution = in->execution(*chosen);
+  Profile counts;
+  if (profile) {
+    Expected<Profile> counted = count_profile(execution);
+    if (!counted)
+      return with_place(counted.takeError(), manifest);
+    counts = std::move(*counted);
+    options.profile = &counts;
+    in->options.profile = {}; // what is there is made anew
+  }
+  options.measure.progress = llvm::errs().is_displayed();
+  Expected<BenchResult> result = bench(execution, in->options, options);
   if (!result)
     return with_place(result.takeError(), manifest);
 
@@ -132,7 +144,19 @@ Expected<int> BenchCommand::run() {
   print_bench(*result, os);
   if (Error e = put_text({}, text))
     return e;
+  if (profile)
+    if (Error e = write_profile(in->pipeline, counts, *result))
+      return e;
   return exit_done;
+}
+
+Error BenchCommand::write_profile(const Pipeline &pipeline, const Profile &counts,
+                                  const BenchResult &result) const {
+  const std::string file = profile_path(manifest);
+  const Verdict *verdict = result.verdict ? &*result.verdict : nullptr;
+  if (Error e = put_text(file, print_profile(pipeline, counts, verdict)))
+    return e;
+  return put_text({}, "profile written to " + file + "\n");
 }
 
 } // namespace
@@ -159,6 +183,9 @@ void add_bench(CLI::App &app, Action &action) {
   command->add_flag("--fidelity", c->options.fidelity, "Compare with test runs of the running kernel too");
   command->add_flag("--no-mitigations", c->no_mitigations, "Leave out the figures with return thunks");
   command->add_flag("--no-ablations", c->no_ablations, "Leave out the rows without each optimisation");
+  command->add_flag("--profile", c->profile,
+                    "Keep what these packets show beside the manifest, for every later link: how often each "
+                    "branch and tail call is taken, and whether fusing pays");
   command->add_option("--json", c->json, "Write all figures as JSON");
   command->add_option("--markdown", c->markdown, "Write the table as markdown");
   command->callback([=, &action] { action = [=] { return c->run(); }; });

@@ -19,3 +19,30 @@ ujit bench first.ujit.yaml --packets empty.pcap
 expect 1 "empty.pcap: there is no packet"
 ujit bench first.ujit.yaml --packets in.pcap --placements 0
 expect 64 "placements"
+
+# A profile is kept beside the manifest, used by every later link, which says so, and refused if it is none.
+ujit bench first.ujit.yaml --packets in.pcap --placements 2 --rounds 1 --no-ablations --profile
+expect 0 "profile written to first.ujit.profile" "fused, with profile" "fused, nothing inlined" "best form: "
+grep -q '"verdict"' first.ujit.profile || die "no verdict"
+grep -v '"verdict"' first.ujit.profile >kept # what is fast here depends on the machine
+cp kept first.ujit.profile
+ujit link first.ujit.yaml -o i.o
+expect 0 "note: first.ujit.profile: counts of 2 packets in 2 programs"
+ujit link first.ujit.yaml -o i.o --explain
+expect 0 " a packet"
+ujit link first.ujit.yaml -o one.o --threads 1
+ujit link first.ujit.yaml -o two.o --threads 2
+cmp one.o two.o || die "the number of threads changes the image"
+sed 's/"digest":"../"digest":"--/' kept >first.ujit.profile
+ujit link first.ujit.yaml -o i.o
+expect 0 "counts of 2 packets in 0 programs; 2 programs are not as they were"
+echo '{}' >first.ujit.profile
+ujit link first.ujit.yaml -o i.o
+expect 1 "first.ujit.profile: not a profile"
+cp kept first.ujit.profile
+ujit link first.ujit.yaml --bundle -o b.ujit
+expect 0
+cmp kept b.ujit/manifest.ujit.profile || die "the bundle has no profile"
+echo 'fuse: never' >>first.ujit.yaml
+ujit link first.ujit.yaml -o i.o
+expect 0 "note: linked unfused, as the manifest says"
