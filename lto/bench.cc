@@ -355,6 +355,15 @@ double BenchResult::speedup_of_best(const BenchRow &row, bool mitigated) const {
   return ns > 0 ? baseline().best_ns(mitigated) / ns : 0;
 }
 
+/// Of enough values, else 0.
+static double lower_quartile(std::vector<double> values) {
+  constexpr size_t enough = 8;
+  if (values.size() < enough)
+    return 0;
+  std::ranges::sort(values);
+  return values[values.size() / 4];
+}
+
 std::optional<Verdict> verdict_of(const BenchResult &result, bool mitigations) {
   if (!result.find(BenchForm::profiled) || !result.find(BenchForm::chain))
     return std::nullopt;
@@ -364,7 +373,7 @@ std::optional<Verdict> verdict_of(const BenchResult &result, bool mitigations) {
                            std::pair(LinkForm::chain, BenchForm::chain)})
     if (const BenchRow *found = result.find(row)) {
       const Measured &m = found->under(mitigations);
-      measured.push_back({form, m.own_insns + m.other_insns, found->median_ns(mitigations)});
+      measured.push_back({form, m.own_insns + m.other_insns, lower_quartile(m.ns)});
     }
   return judge(std::move(measured));
 }

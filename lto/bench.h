@@ -81,7 +81,8 @@ struct BenchResult {
 Expected<BenchResult> bench(const Execution &execution, const LinkOptions &options,
                             const BenchOptions &bench_options);
 
-/// Which form is the best, of a result that has the rows for it.
+/// Which form is the best, of a result that has the rows for it. Times count from eight placements on, by
+/// their lower quartile, which other work of the machine hardly reaches.
 std::optional<Verdict> verdict_of(const BenchResult &result, bool mitigations);
 
 void print_bench(const BenchResult &result, llvm::raw_ostream &os);

@@ -55,9 +55,23 @@ private:
     e.program = program.name;
     e.insn = insn;
     e.kind = kind;
-    if (const LineInfo *line = line_at(program, insn))
-      e.source = formatv("{0}:{1}", llvm::sys::path::filename(line->file), line->line);
+    e.source = source_of(program, insn);
     return e;
+  }
+
+  /// Of libbpf's inline functions, the line of the program's own source in front of them.
+  static std::string source_of(const Program &program, uint32_t insn) {
+    auto name = [](const LineInfo &line) { return llvm::sys::path::filename(line.file); };
+    const LineInfo *line = line_at(program, insn);
+    const LineInfo *first = program.lines.data();
+    while (line && line > first && name(*line) == "bpf_helpers.h" && !starts_subprogram(program, line->insn))
+      --line;
+    return line ? formatv("{0}:{1}", name(*line), line->line).str() : std::string();
+  }
+
+  static bool starts_subprogram(const Program &program, uint32_t insn) {
+    return std::any_of(program.subprograms.begin(), program.subprograms.end(),
+                       [&](const Subprogram &s) { return s.start == insn; });
   }
 
   // --- tail calls ---

@@ -21,8 +21,22 @@ struct Explanation {
 std::vector<Explanation> explain(const Pipeline &pipeline, const LinkResult &result,
                                  const LinkOptions &options);
 
+/// What one optimisation gives to the whole image: found by linking without it.
+struct OptimisationEffect {
+  std::string name, what;          ///< as optimisation_names() has them
+  bool fired = false;              ///< without it the code is another
+  int64_t bytes = 0, ir_insns = 0; ///< more of these without it
+  std::string why;                 ///< why it was not tried: switched off
+};
+
+/// One link for each. Errors: those of link().
+Expected<std::vector<OptimisationEffect>>
+explain_optimisations(const Pipeline &pipeline, const LinkResult &result, const LinkOptions &options);
+
 /// One line each: "lb.c:212: xdp_entry: insn 31: ...".
 void print_explanations(const std::vector<Explanation> &explanations, llvm::raw_ostream &os);
+void print_explanations(const std::vector<OptimisationEffect> &effects, llvm::raw_ostream &os);
 llvm::json::Value to_json(const std::vector<Explanation> &explanations);
+llvm::json::Value to_json(const std::vector<OptimisationEffect> &effects);
 
 } // namespace ujit

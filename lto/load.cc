@@ -166,9 +166,9 @@ static bool is_inner(const Pipeline &pipeline, MapId id) {
 static void follow(const Verdict &verdict, const std::string &file, Fuse fuse, LinkOptions &out) {
   std::vector<std::string> figures;
   for (const Verdict::Measured &m : verdict.measured)
-    figures.push_back(
-        llvm::formatv("{0} {1:F0} ns and {2:F0} instructions a packet", name_of(m.form), m.ns, m.insns));
-  const std::string measured = file + " has " + llvm::join(figures, ", ");
+    figures.push_back(llvm::formatv("{0} {1:F0} instructions{2}", name_of(m.form), m.insns,
+                                    m.ns > 0 ? llvm::formatv(" and {0:F1} ns", m.ns).str() : ""));
+  const std::string measured = file + " has, a packet, " + llvm::join(figures, ", ");
   if (verdict.best == LinkForm::fused)
     return;
   if (fuse == Fuse::always) {

@@ -40,7 +40,7 @@ Verdict judge(std::vector<Verdict::Measured> measured) {
   std::ranges::sort(out.measured, {}, &Verdict::Measured::form);
   const Verdict::Measured &chain = out.measured.back();
   for (const Verdict::Measured &m : out.measured) {
-    const double time = m.ns / chain.ns;
+    const double time = m.ns > 0 && chain.ns > 0 ? m.ns / chain.ns : 1;
     const bool loses = time > 1 + noise || (time > 1 - noise && m.insns > chain.insns);
     if (!loses) {
       out.best = m.form;

@@ -30,7 +30,7 @@ struct Verdict {
   struct Measured {
     LinkForm form{};
     double insns = 0; ///< a packet, helpers included
-    double ns = 0;    ///< a packet, median over placements
+    double ns = 0;    ///< a packet; 0: measured at too few placements to say anything
     friend bool operator==(const Measured &, const Measured &) = default;
   };
   LinkForm best = LinkForm::fused;
@@ -39,7 +39,7 @@ struct Verdict {
 };
 
 /// The most fused form that does not lose to the chain: that takes no more time, or, where times are within 3
-/// % of each other and so say nothing, executes no more instructions. `measured` has the chain.
+/// % of each other or too few, executes no more instructions. `measured` has the chain.
 Verdict judge(std::vector<Verdict::Measured> measured);
 
 /// Runs the packets through the interpreter, on fresh maps with the execution's seeds, and counts. Errors:

@@ -43,19 +43,29 @@ Error LinkCommand::print(const LinkReport &report, const Pipeline &pipeline, con
                          const LinkOptions &options) const {
   std::string text;
   llvm::raw_string_ostream os(text);
+  std::vector<Explanation> explanations;
+  std::vector<OptimisationEffect> effects;
+  if (explain) {
+    explanations = ujit::explain(pipeline, result, options);
+    Expected<std::vector<OptimisationEffect>> found = explain_optimisations(pipeline, result, options);
+    if (!found)
+      return found.takeError();
+    effects = std::move(*found);
+  }
   if (!json) {
     print_report(report, stats, os);
-    if (explain)
-      print_explanations(ujit::explain(pipeline, result, options), os);
+    print_explanations(explanations, os);
+    print_explanations(effects, os);
     return put_text({}, text);
   }
   print_report_json(report, stats, os);
   if (!explain)
     return put_text({}, text);
-  llvm::json::Object both;
-  both["report"] = llvm::cantFail(llvm::json::parse(text));
-  both["explanations"] = to_json(ujit::explain(pipeline, result, options));
-  return put_text({}, llvm::formatv("{0:2}\n", llvm::json::Value(std::move(both))).str());
+  llvm::json::Object all;
+  all["report"] = llvm::cantFail(llvm::json::parse(text));
+  all["explanations"] = to_json(explanations);
+  all["optimisations"] = to_json(effects);
+  return put_text({}, llvm::formatv("{0:2}\n", llvm::json::Value(std::move(all))).str());
 }
 
 /// The verified programs of the running kernel, for that kernel. What is written holds no address of it.
@@ -146,7 +156,8 @@ void add_link(CLI::App &app, Action &action) {
   command->add_option("--save-temps", c->save_temps, "Folder for the IR of each stage");
   command->add_flag(
       "--explain", c->explain,
-      "Of each tail call, lookup and load of configuration: what became of it, and why not more");
+      "Of each tail call, lookup and load of configuration: what became of it, and why not more; of each "
+      "optimisation what it gives here (links once more for each)");
   command->add_flag("--stats", c->stats, "Report the time of each phase as well");
   command->add_flag("--json", c->json, "Print the report as JSON");
   command->callback([=, &action] { action = [=] { return c->run(); }; });

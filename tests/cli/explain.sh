@@ -19,3 +19,12 @@ ujit link m.ujit.yaml --explain --json -o i.o
 expect 0 '"explanations"' '"kind": "tail-call"' '"report"'
 ujit link "$SOURCE_DIR/nothing.ujit.yaml" --explain
 expect 1
+
+# Each optimisation by its absence, and the lines of the source: exactly, on the example.
+ujit link m.ujit.yaml --explain --no-opt loops -o i.o
+expect 0 "optimisation inline: fired: without it +" "optimisation loops: switched off"
+example=$(dirname "$UJIT_LTO")/edge-lb
+[ -f "$example/edge-lb.ujit.yaml" ] || skip "the example datapath is not built"
+ujit link "$example/edge-lb.ujit.yaml" --explain --no-opt clone -o i.o
+expect 0 \
+  "balance.h:117: xdp_policy: insn 51: index of the tail call: dynamic: index loaded from map endpoints[0], which is not frozen"
