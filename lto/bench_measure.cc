@@ -13,6 +13,7 @@
 
 #include "kernel-iface/embedded/event_maps.h"
 #include "kernel-iface/embedded/worker.h"
+#include "translator/instance.h"
 
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/raw_ostream.h"
@@ -33,6 +34,8 @@ constexpr size_t batch_size = 64;
 
 uint64_t do_nothing(void *, const uint64_t *) { return 0; }
 
+bool is_array(const Map &map) { return map.type == MapType::array || map.type == MapType::percpu_array; }
+
 double median(std::vector<double> values) {
   auto middle = values.begin() + long(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
@@ -51,16 +54,23 @@ public:
 
 private:
   explicit Bench(const Execution &x) : x_(x), contexts_(batch_size), cpus_(batch_size) {}
+  /// Memory of an array: put back as bytes, since there may be many elements and few of them change.
+  struct ArrayMemory {
+    uint8_t *at;
+    std::vector<uint8_t> initial;
+  };
   Error restore();
+  void keep_arrays(MapObject &map);
   size_t prepare(const PlacedCode &code, size_t first); ///< how many packets from there on are ready
   void drain();
 
   const Execution &x_;
   std::unique_ptr<Kernel> kernel_;
   std::vector<uint64_t> instance_;
-  std::vector<std::pair<MapId, MapContents>> initial_;
-  std::vector<void *> contexts_; ///< of those packets
-  std::vector<Cpu> cpus_;        ///< one for each packet of a batch; all of them play CPU 0
+  std::vector<ArrayMemory> arrays_;
+  std::vector<std::pair<MapId, MapContents>> initial_; ///< of the other maps
+  std::vector<void *> contexts_;                       ///< of those packets
+  std::vector<Cpu> cpus_; ///< one for each packet of a batch; all of them play CPU 0
 };
 
 Expected<std::unique_ptr<Bench>> Bench::create(const Execution &x) {
@@ -75,8 +85,12 @@ Expected<std::unique_ptr<Bench>> Bench::create(const Execution &x) {
     return e;
   bench->instance_ = bench->kernel_->instance_table(InstanceLayout(x.pipeline), 0);
   for (uint32_t m = 0; m < x.pipeline.maps.size(); ++m)
-    if (MapObject *map = bench->kernel_->map(MapId(m)); map && map->has_contents())
-      bench->initial_.emplace_back(MapId(m), map->contents());
+    if (MapObject *map = bench->kernel_->map(MapId(m)); map && map->has_contents()) {
+      if (is_array(map->shape()))
+        bench->keep_arrays(*map);
+      else
+        bench->initial_.emplace_back(MapId(m), map->contents());
+    }
   for (Cpu &cpu : bench->cpus_) {
     cpu.kernel = bench->kernel_.get();
     cpu.instance = bench->instance_.data();
@@ -85,30 +99,36 @@ Expected<std::unique_ptr<Bench>> Bench::create(const Execution &x) {
   return bench;
 }
 
+void Bench::keep_arrays(MapObject &map) {
+  for (uint32_t cpu = 0; cpu < (map.is_percpu() ? map.cpus() : 1); ++cpu) {
+    auto *at = static_cast<uint8_t *>(map.values(cpu));
+    arrays_.push_back({at, {at, at + array_stride(map.shape().value_size) * map.shape().max_entries}});
+  }
+}
+
 /// Sets maps back: what was added goes, what was changed or removed is written. Inner maps that seeds made
 /// are not in the pipeline; they are seeded again.
 Error Bench::restore() {
+  for (const ArrayMemory &a : arrays_)
+    for (size_t i = 0; i < a.initial.size(); i += 4096) {
+      const size_t n = std::min<size_t>(4096, a.initial.size() - i);
+      if (memcmp(a.at + i, a.initial.data() + i, n) != 0)
+        memcpy(a.at + i, a.initial.data() + i, n);
+    }
   for (const auto &[id, wanted] : initial_) {
     MapObject &map = *kernel_->map(id);
     const Map &shape = map.shape();
-    const bool is_array = shape.type == MapType::array || shape.type == MapType::percpu_array;
     auto put = [&](std::span<const uint8_t> key, std::span<const std::vector<uint8_t>> values) -> Error {
       if (long refused = map.control_update(key, values, BPF_ANY))
         return internal_error(formatv("map {0}: contents refused: {1}", shape.name, strerror(int(-refused))))
             .error();
       return Error::success();
     };
-    const std::vector<uint8_t> zero(map.control_value_size());
     const MapContents now = map.contents();
     auto have = now.begin();
     for (auto want = wanted.begin(); want != wanted.end() || have != now.end();) {
       if (want == wanted.end() || (have != now.end() && have->key < want->key)) {
-        if (is_array) {
-          if (Error e = put(have->key, {&zero, 1}))
-            return e;
-        } else {
-          map.control_erase(have->key);
-        }
+        map.control_erase(have->key);
         ++have;
         continue;
       }

@@ -22,18 +22,20 @@ using llvm::formatv;
 
 constexpr uint32_t rows = 30;
 
-/// Blocks of some 20 instructions until the program is as long as wanted.
+/// Blocks of some 20 instructions until the program is as long as wanted. Jumps are short: distances have 16
+/// bits.
 std::string body(uint32_t number, uint32_t insns) {
   std::string text;
   llvm::raw_string_ostream os(text);
   os << "r6 = r1\n*(u32 *)(r10 - 4) = 0\nr1 = map scratch ll\nr2 = r10\nr2 += -4\ncall map_lookup_elem\n"
-        "if r0 == 0 goto out\nr7 = r0\n";
-  const uint32_t blocks = std::max(1u, insns > 50 ? (insns - 50) / 21 : 1);
+        "if r0 != 0 goto found\nr0 = 1\nexit\nfound:\nr7 = r0\n";
+  const uint32_t blocks = std::max(1u, insns > 50 ? (insns - 50) / 23 : 1);
   for (uint32_t b = 0; b < blocks; ++b) {
     const uint32_t at = (number * 7 + b * 13) % 56;
-    os << formatv("r2 = *(u32 *)(r6 + 0)\nr3 = *(u32 *)(r6 + 4)\nr4 = r2\nr4 += {0}\nif r4 > r3 goto out\n"
-                  "w5 = *(u32 *)(r2 + {1})\n",
-                  at + 4, at);
+    os << formatv(
+        "r2 = *(u32 *)(r6 + 0)\nr3 = *(u32 *)(r6 + 4)\nr4 = r2\nr4 += {0}\nif r4 <= r3 goto inside{2}\n"
+        "r0 = 1\nexit\ninside{2}:\nw5 = *(u32 *)(r2 + {1})\n",
+        at + 4, at, b);
     os << formatv(
         "w1 = *(u32 *)(r7 + {0})\nw1 ^= w5\nw1 *= {1}\nw1 += {2}\nif w1 > {3} goto skip{4}\nw5 >>= {5}\n"
         "w1 += w5\nif w1 != {6} goto skip{4}\nw1 ^= 0x5bd1\n",

@@ -355,10 +355,8 @@ Error Suite::run() {
     return keep_code();
   if (Error e = measure_all())
     return e;
-  if (!o_.no_scaling)
-    if (Error e = scale())
-      return e;
-  if (Error e = write_results())
+  Error failed = o_.no_scaling ? Error::success() : scale();
+  if (Error e = llvm::joinErrors(write_results(), std::move(failed))) // what there is is worth writing
     return e;
   llvm::sys::fs::remove_directories(measured_folder());
   return Error::success();

@@ -27,4 +27,7 @@ example=$(dirname "$UJIT_LTO")/edge-lb
 [ -f "$example/edge-lb.ujit.yaml" ] || skip "the example datapath is not built"
 ujit link "$example/edge-lb.ujit.yaml" --explain --no-opt clone -o i.o
 expect 0 \
+  "balance.h:100: xdp_backend: insn 125: jmp_table[11] -> xdp_policy: inlined" \
+  "balance.h:113: xdp_policy: insn 29: lookup in endpoints (hash): hash and bucket walk in place" \
+  "balance.h:25: xdp_policy: insn 5: load from edge_lb_xdp.rodata[9]: a constant" \
   "balance.h:117: xdp_policy: insn 51: index of the tail call: dynamic: index loaded from map endpoints[0], which is not frozen"
