@@ -38,7 +38,7 @@ ImageInfo describe_image(const Pipeline &pipeline, const LinkOptions &options, c
   const LinkPlan &plan = result.plan;
   ImageInfo info;
   info.name = options.name;
-  Expected<TargetCpu> cpu = resolve_cpu(options.cpu);
+  Expected<TargetCpu> cpu = resolve_cpu(options.cpu, options.target == LinkTarget::kernel);
   info.target = "x86_64-unknown-linux-gnu " + (cpu ? cpu->name + " " + cpu->features : std::string());
   if (!cpu)
     consumeError(cpu.takeError());

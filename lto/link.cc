@@ -371,7 +371,8 @@ private:
     for (ProgId p : programs)
       costs.push_back(pipeline_[p].insns.size());
     costs.push_back(0);
-    const PassOptions passes{.forward_state = false};
+    PassOptions passes;
+    passes.forward_state = false;
     Error e = parallel("resume", costs, [&](size_t i) -> Error {
       LLVMContext context;
       context.setDiscardValueNames(options_.save_temps.empty());
@@ -427,10 +428,16 @@ private:
     objects_.assign(plan.partitions.size(), {});
     std::vector<uint64_t> ir(objects_.size());
     std::vector<Effort> efforts(objects_.size());
+    Expected<TargetCpu> cpu = resolve_cpu(options_.cpu, for_kernel());
+    if (!cpu)
+      return cpu.takeError();
     const PassOptions passes{.forward_state = enabled("forward-state"),
                              .merge_bytes = enabled("merge-bytes"),
                              .loops = enabled("loops"),
-                             .conditions = enabled("conditions")};
+                             .conditions = enabled("conditions"),
+                             .rotates = enabled("rotates"),
+                             .vectors = enabled("vectors") && !for_kernel(),
+                             .tune = cpu->tune};
     std::vector<uint64_t> costs;
     for (const Partition &p : plan.partitions)
       costs.push_back(p.cost);

@@ -37,6 +37,13 @@ struct MachineDecoder::Parts {
       }
     return true; // push, pop, ret
   }
+
+  bool uses_vectors(const llvm::MCInst &inst) const {
+    return llvm::any_of(inst, [&](const llvm::MCOperand &o) {
+      llvm::StringRef name = o.isReg() && o.getReg() ? registers->getName(o.getReg()) : "";
+      return name.size() > 1 && (name[1] == 'M' || name.starts_with("ST") || name.starts_with("K"));
+    });
+  }
 };
 
 MachineDecoder::MachineDecoder() : parts_(std::make_unique<Parts>()) {
@@ -76,6 +83,7 @@ std::optional<MachineStep> MachineDecoder::decode(llvm::ArrayRef<uint8_t> bytes,
   step.ends = desc.isBarrier() || desc.isReturn();
   step.reads = desc.mayLoad();
   step.own_memory = parts_->own_memory(inst, desc);
+  step.vectors = parts_->uses_vectors(inst);
   if (uint64_t target;
       (step.call || step.branch) && parts_->analysis->evaluateBranch(inst, address, step.size, target))
     step.target = target;

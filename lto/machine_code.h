@@ -15,6 +15,7 @@ struct MachineStep {
   bool ends = false;              ///< execution does not go on behind it: jump, return, trap
   bool reads = false;             ///< from memory
   bool own_memory = false;        ///< addressed from stack or frame pointer, or from the instruction pointer
+  bool vectors = false;           ///< uses a register of vectors or floating point
   std::optional<uint64_t> target; ///< of a direct call or branch, before relocation
 };
 

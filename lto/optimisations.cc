@@ -14,6 +14,8 @@ static constexpr OptimisationName names[] = {
     {"merge-bytes", "loads and stores of bytes that are a word become one"},
     {"conditions", "checks that earlier checks imply go"},
     {"loops", "loops are rotated and unrolled, what does not change in them is computed before"},
+    {"rotates", "shifts of a word and of what it was mixed from are rotates"},
+    {"vectors", "loops use vector registers, in the embedded kernel"},
     {"inline", "programs with one caller are inlined"},
     {"clone", "small shared programs are copied into their callers"},
     {"profile", "a run's counts, where there is a profile, say which way is straight and what is copied"},

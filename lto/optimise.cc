@@ -68,9 +68,11 @@ void initialise_llvm() {
   });
 }
 
-Expected<TargetCpu> resolve_cpu(const std::string &cpu) {
+Expected<TargetCpu> resolve_cpu(const std::string &cpu, bool for_kernel) {
   static constexpr StringRef allowed[] = {"64bit", "cx8", "cx16", "cmov", "movbe", "popcnt",
                                           "lzcnt", "bmi", "bmi2", "adx",  "sahf",  "fxsr"};
+  static constexpr StringRef vectors[] = {"sse3",    "ssse3",    "sse4.1",   "sse4.2",   "avx",     "avx2",
+                                          "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"};
   TargetCpu result;
   std::string features;
   auto add = [&](const Twine &f) { result.features += ((result.features.empty() ? "" : ",") + f).str(); };
@@ -80,9 +82,17 @@ Expected<TargetCpu> resolve_cpu(const std::string &cpu) {
     for (StringRef f : allowed)
       if (host.lookup(f))
         add("+" + f);
+    if (!for_kernel) {
+      result.tune = sys::getHostCPUName();
+      for (StringRef f : vectors)
+        if (host.lookup(f))
+          add("+" + f);
+    }
   } else {
     result.name = cpu;
   }
+  if (!for_kernel)
+    return result;
   for (StringRef f : {"x87", "mmx", "sse", "sse2", "avx", "avx512f"})
     add("-" + f);
   add("+soft-float");
@@ -92,7 +102,7 @@ Expected<TargetCpu> resolve_cpu(const std::string &cpu) {
 Expected<std::unique_ptr<TargetMachine>> make_target_machine(const std::string &cpu, Effort effort,
                                                              const KernelCodeOptions *kernel) {
   initialise_llvm();
-  Expected<TargetCpu> resolved = resolve_cpu(cpu);
+  Expected<TargetCpu> resolved = resolve_cpu(cpu, kernel != nullptr);
   if (!resolved)
     return resolved.takeError();
   std::string why;
@@ -119,7 +129,8 @@ Expected<std::unique_ptr<TargetMachine>> make_target_machine(const std::string &
 Expected<TargetMachine *> thread_target_machine(const std::string &cpu, Effort effort,
                                                 const KernelCodeOptions *kernel) {
   thread_local std::map<std::tuple<std::string, Effort, std::string>, std::unique_ptr<TargetMachine>> made;
-  std::unique_ptr<TargetMachine> &tm = made[{cpu, effort, kernel ? "kernel " + kernel_features(*kernel) : ""}];
+  std::unique_ptr<TargetMachine> &tm =
+      made[{cpu, effort, kernel ? "kernel " + kernel_features(*kernel) : ""}];
   if (!tm) {
     Expected<std::unique_ptr<TargetMachine>> fresh = make_target_machine(cpu, effort, kernel);
     if (!fresh)
@@ -183,7 +194,7 @@ FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
   return fpm;
 }
 
-/// Of functions that have any.
+/// Of functions that have any: what leaves a loop is gone, and its trip count is known.
 FunctionPassManager loop_passes() {
   LoopPassManager move, unroll; // the latter do not keep MemorySSA
   move.addPass(LoopRotatePass());
@@ -193,7 +204,15 @@ FunctionPassManager loop_passes() {
   FunctionPassManager fpm;
   fpm.addPass(createFunctionToLoopPassAdaptor(std::move(move), /*UseMemorySSA=*/true));
   fpm.addPass(createFunctionToLoopPassAdaptor(std::move(unroll)));
-  fpm.addPass(LoopUnrollPass(LoopUnrollOptions().setPartial(true).setRuntime(true).setPeeling(false)));
+  return fpm;
+}
+
+/// The last of them.
+FunctionPassManager unroll_passes(bool vectors) {
+  FunctionPassManager fpm;
+  if (vectors)
+    fpm.addPass(InstCombinePass(combine_options()));
+  fpm.addPass(LoopUnrollPass(LoopUnrollOptions(3).setPartial(true).setRuntime(true).setPeeling(false)));
   fpm.addPass(EarlyCSEPass(true));
   return fpm;
 }
@@ -278,6 +297,9 @@ void optimise_fused(Module &module, TargetMachine &tm, const Pipeline &pipeline,
     const Effort effort = effort_for(f);
     if (options.loops && effort == Effort::full && loop_self_calls(f))
       changed(f);
+    // Costs are asked for from here on.
+    if (options.loops && !options.tune.empty() && !fam.getResult<LoopAnalysis>(f).empty())
+      f.addFnAttr("tune-cpu", options.tune);
     PassOptions mine = options;
     const bool small = f.getInstructionCount() <= forward_limit;
     mine.forward_state &= small;
@@ -288,14 +310,20 @@ void optimise_fused(Module &module, TargetMachine &tm, const Pipeline &pipeline,
     if (options.merge_bytes && merge_bytes(f, fam.getResult<AAManager>(f)))
       changed(f);
     if (options.loops && !fam.getResult<LoopAnalysis>(f).empty())
-      number_copied_loads(f, [&] { run(f, loop_passes()); });
+      number_copied_loads(f, [&] {
+        run(f, loop_passes());
+        run(f, unroll_passes(options.vectors && vectorise_loops(f, fam)));
+      });
   }
   const std::vector<Function *> searching = expand_lookups(module, pipeline);
   for (Function *f : searching)
     changed(*f);
   for (Function &f : module)
-    if (!f.isDeclaration())
+    if (!f.isDeclaration()) {
       run(f, last_passes(effort_for(f), is_contained(searching, &f)));
+      if (options.rotates && effort_for(f) != Effort::minimal && restore_rotates(f))
+        changed(f);
+    }
 }
 
 void clean_up(Module &module, TargetMachine &tm) {

@@ -28,15 +28,16 @@ make_target_machine(const std::string &cpu, Effort effort, const KernelCodeOptio
 
 /// The same, kept for the thread: a machine knows nothing of what was compiled with it, and takes as long to
 /// make as a small program to compile.
-llvm::Expected<llvm::TargetMachine *>
-thread_target_machine(const std::string &cpu, Effort effort, const KernelCodeOptions *kernel = nullptr);
+llvm::Expected<llvm::TargetMachine *> thread_target_machine(const std::string &cpu, Effort effort,
+                                                            const KernelCodeOptions *kernel = nullptr);
 
 /// "native" resolved to the name and the allowed features of this machine, as LLVM spells them: integer
-/// extensions only, never vector or floating-point registers.
+/// extensions, and vector registers unless it is `for_kernel`.
 struct TargetCpu {
   std::string name, features;
+  std::string tune; ///< the CPU whose costs decide how far loops are unrolled; empty: that of `name`
 };
-llvm::Expected<TargetCpu> resolve_cpu(const std::string &cpu);
+llvm::Expected<TargetCpu> resolve_cpu(const std::string &cpu, bool for_kernel);
 
 /// What can be left out by name, to see what it gives: see optimisation_names().
 struct PassOptions {
@@ -44,6 +45,9 @@ struct PassOptions {
   bool merge_bytes = true;   ///< words that were split into bytes
   bool loops = true;         ///< loop passes, tail calls of oneself
   bool conditions = true;    ///< what dominating conditions imply
+  bool rotates = true;       ///< funnel shifts that are rotates
+  bool vectors = false;      ///< loops may use vector registers: never in a kernel
+  std::string tune = {};     ///< TargetCpu::tune, for functions with loops
 };
 
 /// One program: makes the graph visible (constant indices, dead code) and the code small. Inlines small

@@ -3,6 +3,7 @@
 
 #include "llvm/Analysis/AliasAnalysis.h"
 #include "llvm/IR/Function.h"
+#include "llvm/IR/PassManager.h"
 
 namespace ujit {
 
@@ -17,5 +18,13 @@ bool loop_self_calls(llvm::Function &function);
 /// Copies that loop passes make of a load are loads of their own, as are those by inlining (single_fetch.h):
 /// after `make_copies`, each gets a discriminator of its own.
 void number_copied_loads(llvm::Function &function, llvm::function_ref<void()> make_copies);
+
+/// Funnel shifts of two words that have the same bits where it counts become rotates of the first. Returns
+/// whether there were any.
+bool restore_rotates(llvm::Function &function);
+
+/// Loops become vector code where that pays. Returns whether the function has any now; only then may it use
+/// vector registers.
+bool vectorise_loops(llvm::Function &function, llvm::FunctionAnalysisManager &analyses);
 
 } // namespace ujit
