@@ -48,6 +48,9 @@ std::optional<Symbol> parse_symbol(StringRef name) {
   else if (kind == "percpu") {
     s.slot.kind = InstanceSlot::values;
     s.per_cpu = true;
+  } else if (kind == "table") {
+    s.slot.kind = InstanceSlot::table;
+    s.is_address = true;
   } else if (kind == "program")
     s.slot.kind = InstanceSlot::program;
   else
@@ -58,22 +61,11 @@ std::optional<Symbol> parse_symbol(StringRef name) {
 /// Programs and entries have (context, instance, ...), subprograms (instance, ...).
 Argument *instance_of(Function &f) { return f.getArg(f.getCallingConv() == CallingConv::Fast ? 0 : 1); }
 
-/// The address on this CPU whose offset is at `offset_at`. Neither changes while a chain runs.
+/// The address on this CPU whose offset is at `offset_at`, which does not change.
 Value *this_cpu_address(IRBuilder<> &b, Value *offset_at) {
-  Module &module = *b.GetInsertBlock()->getModule();
-  GlobalVariable *base = module.getNamedGlobal("this_cpu_off");
-  if (!base) {
-    base = new GlobalVariable(module, b.getInt64Ty(), false, GlobalValue::ExternalLinkage, nullptr,
-                              "this_cpu_off", nullptr, GlobalValue::NotThreadLocal, gs_address_space);
-    base->setDSOLocal(true); // never through a GOT
-  }
-  auto invariant = [&](Value *at) {
-    LoadInst *l = b.CreateAlignedLoad(b.getInt64Ty(), at, Align(8));
-    l->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(module.getContext(), {}));
-    return l;
-  };
-  Value *sum = b.CreateAdd(invariant(offset_at), invariant(base));
-  return b.CreateIntToPtr(sum, b.getPtrTy());
+  LoadInst *offset = b.CreateAlignedLoad(b.getInt64Ty(), offset_at, Align(8));
+  offset->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(b.getContext(), {}));
+  return b.CreateIntToPtr(b.CreateAdd(offset, this_cpu_offset(b)), b.getPtrTy());
 }
 
 /// The instance never changes, so that its loads stand in front of all loops that their use is in.

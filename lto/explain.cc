@@ -2,6 +2,7 @@
 
 #include "translator/hash_layout.h"
 #include "translator/helper.h"
+#include "translator/kernel.h"
 #include "translator/provenance.h"
 
 #include "llvm/ADT/StringExtras.h"
@@ -257,18 +258,17 @@ private:
     } else {
       const Map &m = pipeline_.maps[map.id];
       const bool array = m.type == MapType::array || m.type == MapType::percpu_array;
-      const bool table = is_hash_table(m) && !m.is_template && m.key_size <= longest_inline_key &&
-                         options_.target == LinkTarget::embedded;
+      const bool searched =
+          pipeline_.kernel ? pipeline_.kernel->layout.search_htab : options_.target == LinkTarget::embedded;
+      const bool table = is_hash_table(m) && !m.is_template && m.key_size <= longest_inline_key && searched;
       e.fired = (array && !disabled("inline-lookups")) || (table && !disabled("inline-hash-lookups"));
       e.what = formatv("lookup in {0} ({1}): {2}", m.name, name_of(m.type),
                        !e.fired ? "a call"
                        : array  ? "address arithmetic"
                                 : "hash and bucket walk in place");
       if (!e.fired)
-        e.why = array || table ? "switched off"
-                : is_hash_table(m) && options_.target != LinkTarget::embedded
-                    ? "the kernel's table is searched by the kernel"
-                : is_hash_table(m) ? "the key is too long"
+        e.why = array || table     ? "switched off"
+                : is_hash_table(m) ? searched ? "the key is too long" : "this kernel's tables are not known"
                                    : "maps of this type are searched by a call";
     }
     out_.push_back(std::move(e));

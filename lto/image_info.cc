@@ -19,7 +19,8 @@ using llvm::StringRef;
 namespace json = llvm::json;
 
 static constexpr uint32_t newest_format = 1;
-static constexpr std::array<StringRef, 5> slot_kinds = {"map", "values", "constant", "program", "cpu"};
+static constexpr std::array<StringRef, 6> slot_kinds = {"map",     "values", "constant",
+                                                        "program", "cpu",    "table"};
 
 static void print_lines(json::OStream &out, const std::vector<LineInfo> &lines) {
   llvm::MapVector<StringRef, size_t> files;

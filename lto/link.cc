@@ -216,7 +216,8 @@ private:
     options.alias_domains = enabled("alias-domains");
     options.helper_effects = enabled("helper-effects");
     options.inline_lookups = enabled("inline-lookups");
-    options.inline_hash_lookups = enabled("inline-hash-lookups") && !for_kernel() && !pipeline_.kernel;
+    options.inline_hash_lookups = enabled("inline-hash-lookups") &&
+                                  (pipeline_.kernel ? pipeline_.kernel->layout.search_htab : !for_kernel());
     options.fold_config = enabled("fold-config");
     return options;
   }
@@ -435,6 +436,7 @@ private:
                              .merge_bytes = enabled("merge-bytes"),
                              .loops = enabled("loops"),
                              .conditions = enabled("conditions"),
+                             .skb_helpers = enabled("inline-skb-helpers"),
                              .rotates = enabled("rotates"),
                              .vectors = enabled("vectors") && !for_kernel(),
                              .tune = cpu->tune};

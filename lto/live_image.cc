@@ -5,6 +5,7 @@
 #include "kernel-iface/linux/lifecycle.h"
 #include "kernel-iface/linux/maps.h"
 #include "kernel-iface/linux/stub.h"
+#include "translator/instance.h"
 #include "translator/kernel.h"
 
 #include "llvm/Support/FormatVariadic.h"
@@ -37,14 +38,23 @@ std::vector<uint64_t> fill_instance(const KernelPipeline &k, const ImageInfo &in
     const InstanceSlot &slot = s.slot;
     switch (slot.kind) {
     case InstanceSlot::map: table.push_back(k.captured(MapId(slot.id)).address); break;
-    case InstanceSlot::values:
-      table.push_back(k.captured(MapId(slot.id)).address + k.capture.kernel->layout.array_value);
+    case InstanceSlot::values: {
+      const CapturedMap &map = k.captured(MapId(slot.id));
+      table.push_back(is_hash_table(k.canonical.pipeline[MapId(slot.id)])
+                          ? map.buckets
+                          : map.address + k.capture.kernel->layout.array_value);
       break;
+    }
     case InstanceSlot::constant:
       table.push_back(k.canonical.pipeline[MapId(slot.id)].bound[slot.sub].value);
       break;
     case InstanceSlot::program: table.push_back(k.captured(ProgId(slot.id)).address); break;
     case InstanceSlot::cpu: table.push_back(0); break; // code for kernels asks the kernel
+    case InstanceSlot::table: {
+      const CapturedMap &map = k.captured(MapId(slot.id));
+      table.push_back(uint64_t(map.bucket_count - 1) << 32 | map.hash_seed);
+      break;
+    }
     }
   }
   return table;

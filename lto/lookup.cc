@@ -1,12 +1,16 @@
-// The search of a hash table as kernel-iface/embedded/hash_map.cc does it, which does it as the kernel: jhash
-// of the key, the bucket's chain, and where the chain ends with another bucket's mark (a node was recycled
-// under our feet) once more from the start. Readers take no lock. Until here a lookup was a call with the
-// effects of the helper, so no pass has seen these loads: they are as many, and in the order, as written
-// here.
+// The search of a hash table as the kernel does it, and kernel-iface/embedded/hash_map.cc likewise: jhash of
+// the key, the bucket's chain, and where the chain ends with another bucket's mark (a node was recycled under
+// our feet) once more from the start. Readers take no lock; in a kernel, programs run inside of RCU. Until
+// here a lookup was a call with the effects of the helper, so no pass has seen these loads: they are as many,
+// and in the order, as written here.
+//
+// Nothing of a kernel's table is in the code but the layout of its structs: where the buckets are, how many,
+// and the seed come from the instance. The mask behind the hash bounds the index under speculation too.
 #include "lto/lookup.h"
 
 #include "translator/hash_layout.h"
 #include "translator/instance.h"
+#include "translator/kernel.h"
 #include "translator/lower.h"
 
 #include "llvm/IR/DebugInfoMetadata.h"
@@ -29,24 +33,29 @@ class Search {
 public:
   /// Inserts where `b` stands, which must be the end of a block without terminator.
   Search(IRBuilder<> &b, const Pipeline &pipeline, uint32_t map)
-      : b_(b), map_(pipeline.maps[map]), module_(*b.GetInsertBlock()->getModule()), id_(map) {}
+      : b_(b), map_(pipeline.maps[map]), module_(*b.GetInsertBlock()->getModule()), id_(map),
+        in_kernel_(pipeline.kernel), layout_(in_kernel_ ? pipeline.kernel->layout.htab : embedded_hash) {}
 
   /// Ends in new blocks; the value's address or null is a phi where `b` stands afterwards.
   Value *emit(ArrayRef<Value *> words) {
-    Value *table = symbol("ujit.values." + Twine(id_));
-    Value *hash = jhash(words, invariant_load(b_.getInt32Ty(), at(table, HashLayout::seed)));
-    Value *bucket = b_.CreateZExt(b_.CreateAnd(hash, std::bit_ceil(map_.max_entries) - 1), b_.getInt64Ty());
-    Value *first_at =
-        b_.CreateInBoundsGEP(b_.getInt8Ty(), table, b_.CreateMul(bucket, b_.getInt64(HashLayout::bucket)));
-    Value *end_mark = b_.CreateOr(b_.CreateShl(bucket, 1), 1);
     Type *i64 = b_.getInt64Ty();
+    Value *table = symbol("ujit.values." + Twine(id_));
+    const auto [seed, mask] = seed_and_mask(table);
+    Value *hash = jhash(words, seed);
+    Value *bucket = b_.CreateZExt(b_.CreateAnd(hash, mask), i64);
+    Value *first_at =
+        b_.CreateInBoundsGEP(b_.getInt8Ty(), table, b_.CreateMul(bucket, b_.getInt64(layout_.bucket)));
+    Value *end_mark = b_.CreateOr(b_.CreateShl(bucket, 1), 1);
     BasicBlock *start = block(), *walk = block(), *compare = block(), *next = block(), *ended = block(),
                *found = block(), *done = block();
     b_.CreateBr(start);
 
     b_.SetInsertPoint(start);
     Value *first = chain_load(first_at);
-    b_.CreateCondBr(b_.CreateICmpEQ(first, b_.getInt64(0)), done, walk, rarely());
+    if (in_kernel_)
+      b_.CreateBr(walk);
+    else
+      b_.CreateCondBr(b_.CreateICmpEQ(first, b_.getInt64(0)), done, walk, rarely());
 
     b_.SetInsertPoint(walk);
     PHINode *node = b_.CreatePHI(i64, 2);
@@ -55,13 +64,14 @@ public:
 
     b_.SetInsertPoint(compare);
     Value *pointer = b_.CreateIntToPtr(node, b_.getPtrTy());
-    compare_or(relaxed_load(b_.getInt32Ty(), at(pointer, HashLayout::hash)), hash, next);
-    for (size_t i = 0; i < words.size(); ++i)
-      compare_or(relaxed_load(i64, at(pointer, HashLayout::key + 8 * i)), words[i], next);
+    compare_or(relaxed_load(b_.getInt32Ty(), at(pointer, layout_.hash)), hash, next);
+    for (uint32_t i = 0; i < words.size(); ++i)
+      compare_word(at(pointer, layout_.key + 8 * i), words[i], next,
+                   in_kernel_ ? std::min(8u, map_.key_size - 8 * i) : 8);
     b_.CreateBr(found);
 
     b_.SetInsertPoint(next);
-    node->addIncoming(chain_load(at(pointer, HashLayout::chain)), next);
+    node->addIncoming(chain_load(at(pointer, layout_.chain)), next);
     b_.CreateBr(walk);
 
     b_.SetInsertPoint(ended);
@@ -69,20 +79,18 @@ public:
 
     b_.SetInsertPoint(found);
     if (map_.type == MapType::lru_hash || map_.type == MapType::lru_percpu_hash)
-      reference(at(pointer, HashLayout::referenced));
-    Value *value = at(pointer, HashLayout::key + array_stride(map_.key_size));
-    if (map_.type == MapType::percpu_hash || map_.type == MapType::lru_percpu_hash) {
-      Value *cpu = invariant_load(i64, symbol("ujit.cpu"));
-      value = b_.CreateInBoundsGEP(b_.getInt8Ty(), value,
-                                   b_.CreateMul(cpu, b_.getInt64(array_stride(map_.value_size))));
-    }
+      reference(at(pointer, layout_.referenced));
+    Value *value = at(pointer, layout_.key + array_stride(map_.key_size));
+    if (map_.type == MapType::percpu_hash || map_.type == MapType::lru_percpu_hash)
+      value = on_this_cpu(value);
     BasicBlock *last = b_.GetInsertBlock();
     b_.CreateBr(done);
 
     b_.SetInsertPoint(done);
     PHINode *result = b_.CreatePHI(b_.getPtrTy(), 3);
     Value *null = ConstantPointerNull::get(b_.getPtrTy());
-    result->addIncoming(null, start);
+    if (!in_kernel_)
+      result->addIncoming(null, start);
     result->addIncoming(null, ended);
     result->addIncoming(value, last);
     return result;
@@ -95,6 +103,27 @@ private:
   }
   MDNode *rarely() { return MDBuilder(b_.getContext()).createBranchWeights(1, 32); }
   MDNode *often() { return MDBuilder(b_.getContext()).createBranchWeights(1000, 1); }
+
+  /// Both never change: the table of a map is made with it, and not resized.
+  std::pair<Value *, Value *> seed_and_mask(Value *table) {
+    Type *i32 = b_.getInt32Ty();
+    if (!in_kernel_)
+      return {invariant_load(i32, at(table, embedded_hash_seed)),
+              b_.getInt32(std::bit_ceil(map_.max_entries) - 1)};
+    Value *facts = symbol("ujit.table." + Twine(id_));
+    return {invariant_load(i32, facts), invariant_load(i32, at(facts, 4))};
+  }
+
+  /// From where an element has its values: all CPUs' side by side in the embedded kernel, a per-CPU address
+  /// in a kernel.
+  Value *on_this_cpu(Value *values) {
+    Type *i64 = b_.getInt64Ty();
+    if (in_kernel_)
+      return b_.CreateIntToPtr(b_.CreateAdd(relaxed_load(i64, values), this_cpu_offset(b_)), b_.getPtrTy());
+    Value *cpu = invariant_load(i64, symbol("ujit.cpu"));
+    return b_.CreateInBoundsGEP(b_.getInt8Ty(), values,
+                                b_.CreateMul(cpu, b_.getInt64(array_stride(map_.value_size))));
+  }
 
   Value *symbol(const Twine &name) {
     std::string n = name.str();
@@ -124,6 +153,16 @@ private:
     BasicBlock *equal = block();
     b_.CreateCondBr(b_.CreateICmpEQ(a, b), equal, otherwise, often());
     b_.SetInsertPoint(equal);
+  }
+  /// Of the last word only `size` bytes are the key; what is behind them in a kernel's element is anything.
+  void compare_word(Value *in_table, Value *word, BasicBlock *otherwise, uint32_t size) {
+    for (uint32_t done = 0; done < size;) {
+      const uint32_t n = std::bit_floor(size - done);
+      Type *part = b_.getIntNTy(8 * n);
+      compare_or(relaxed_load(part, at(in_table, done)), b_.CreateTrunc(b_.CreateLShr(word, 8 * done), part),
+                 otherwise);
+      done += n;
+    }
   }
   /// Written only when it changes: other CPUs read the same line.
   void reference(Value *bit) {
@@ -186,6 +225,8 @@ private:
   const Map &map_;
   Module &module_;
   uint32_t id_;
+  bool in_kernel_; ///< or in the embedded one
+  HashLayout layout_;
 };
 
 void expand_in_place(CallInst *call, const Pipeline &pipeline, uint32_t map) {

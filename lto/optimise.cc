@@ -3,6 +3,7 @@
 #include "lto/analyses.h"
 #include "lto/lookup.h"
 #include "lto/passes.h"
+#include "lto/skb_helpers.h"
 #include "lto/test_hooks.h"
 
 #include "translator/error.h"
@@ -296,6 +297,9 @@ void optimise_fused(Module &module, TargetMachine &tm, const Pipeline &pipeline,
       continue;
     const Effort effort = effort_for(f);
     if (options.loops && effort == Effort::full && loop_self_calls(f))
+      changed(f);
+    if (options.skb_helpers && effort == Effort::full && pipeline.kernel &&
+        pipeline.kernel->layout.expand_skb_helpers && expand_skb_helpers(f, pipeline.kernel->layout.skb))
       changed(f);
     // Costs are asked for from here on.
     if (options.loops && !options.tune.empty() && !fam.getResult<LoopAnalysis>(f).empty())

@@ -42,8 +42,8 @@ protected:
   Canonical() {
     auto facts = std::make_shared<KernelFacts>();
     facts->layout.array_value = array_value;
-    facts->layout.htab_key = htab_key;
-    facts->layout.htab_lru_ref = lru_ref;
+    facts->layout.htab.key = htab_key;
+    facts->layout.htab.referenced = lru_ref;
     capture_.kernel = facts;
     capture_.call_base = call_base;
     capture_.maps.push_back(captured_map(11, array_address, "counters", MapType::array, 4, 12, 8));

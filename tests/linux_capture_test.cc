@@ -411,11 +411,11 @@ TEST_F(LinuxCapture, WithoutPrivilegesTheMissingOneIsNamed) {
 // --- layouts
 
 TEST_F(LinuxCapture, KernelFacts) {
-  std::shared_ptr<const KernelFacts> facts = llvm::cantFail(read_kernel_facts());
+  std::shared_ptr<KernelFacts> facts = llvm::cantFail(read_kernel_facts());
   EXPECT_FALSE(facts->release.empty());
   EXPECT_GT(facts->layout.array_value, 64u);
-  EXPECT_GE(facts->layout.htab_key, 40u);
-  EXPECT_GT(facts->layout.htab_lru_ref, 16u);
+  EXPECT_GE(facts->layout.htab.key, 40u);
+  EXPECT_GT(facts->layout.htab.referenced, 16u);
   for (ProgType type : {ProgType::xdp, ProgType::sched_cls}) {
     const KernelContext *context = facts->layout.context(type);
     ASSERT_NE(context, nullptr);

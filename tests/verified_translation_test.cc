@@ -26,8 +26,8 @@ protected:
   VerifiedTranslation() {
     auto facts = std::make_shared<KernelFacts>();
     facts->layout.array_value = 272;
-    facts->layout.htab_key = 48;
-    facts->layout.htab_lru_ref = 26;
+    facts->layout.htab.key = 48;
+    facts->layout.htab.referenced = 26;
     KernelContext xdp;
     xdp.type = ProgType::xdp;
     xdp.size = 56;

@@ -1,5 +1,7 @@
 #include "translator/instance.h"
 
+#include "translator/kernel.h"
+
 #include <algorithm>
 #include <cassert>
 #include <tuple>
@@ -13,19 +15,21 @@ bool is_hash_table(const Map &m) {
          m.type == MapType::lru_percpu_hash;
 }
 
-static bool has_values(const Pipeline &pipeline, const Map &m) {
-  return m.type == MapType::array || m.type == MapType::percpu_array || m.type == MapType::prog_array ||
-         (is_hash_table(m) && !pipeline.kernel);
+static bool is_array(const Map &m) {
+  return m.type == MapType::array || m.type == MapType::percpu_array || m.type == MapType::prog_array;
 }
 
 InstanceLayout::InstanceLayout(const Pipeline &pipeline) {
+  const bool search = !pipeline.kernel || pipeline.kernel->layout.search_htab;
   for (uint32_t id = 0; id < pipeline.maps.size(); id++) {
     const Map &m = pipeline.maps[id];
     if (m.is_template)
       continue;
     slots_.push_back({InstanceSlot::map, id});
-    if (has_values(pipeline, m))
+    if (is_array(m) || (is_hash_table(m) && search))
       slots_.push_back({InstanceSlot::values, id});
+    if (is_hash_table(m) && search && pipeline.kernel)
+      slots_.push_back({InstanceSlot::table, id});
     for (uint32_t i = 0; i < m.bound.size(); i++)
       slots_.push_back({InstanceSlot::constant, id, i});
   }

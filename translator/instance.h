@@ -19,10 +19,11 @@ struct InstanceSlot {
     map,      ///< the map object, as helpers take it
     values,   ///< arrays and data maps: address of element 0; per-CPU arrays: this CPU's element 0;
               ///< prog arrays: the slot table, max_entries pointers to ProgramObject (null: empty);
-              ///< hash tables of the embedded kernel: the first bucket (translator/hash_layout.h)
+              ///< hash tables that are searched: the first bucket (translator/hash_layout.h)
     constant, ///< a bound constant, zero-extended
     program,  ///< the ProgramObject of a program: what guards compare a prog-array slot with
     cpu,      ///< number of this table's CPU
+    table,    ///< hash tables of a kernel: u32 what jhash starts with, u32 number of buckets - 1
   } kind = map;
   uint32_t id = 0;  ///< MapId or ProgId
   uint32_t sub = 0; ///< constant: index into Map::bound

@@ -8,6 +8,7 @@
 // moves, calls of kernel functions that are no helper (Program::kernel_calls).
 #pragma once
 
+#include "translator/hash_layout.h"
 #include "translator/program.h"
 
 #include <array>
@@ -40,11 +41,30 @@ struct KernelContext {
   const KernelContextMember *member(uint64_t offset) const;
 };
 
+/// struct sk_buff, as helpers look at it.
+struct SkbLayout {
+  struct Bit {
+    uint32_t at = 0;
+    uint8_t mask = 0; ///< 0: this kernel does not have it
+    friend bool operator==(const Bit &, const Bit &) = default;
+  };
+  uint32_t data = 0, data_end = 0; ///< pointers
+  Bit cloned, unreadable;
+  Bit summed; ///< of ip_summed, what CHECKSUM_COMPLETE and CHECKSUM_PARTIAL have set and the others not
+  friend bool operator==(const SkbLayout &, const SkbLayout &) = default;
+};
+
 /// Offsets in bytes, from the kernel's BTF.
 struct KernelLayout {
-  uint32_t array_value = 0;  ///< struct bpf_array: value, ptrs and pptrs, which share an offset
-  uint32_t htab_key = 0;     ///< struct htab_elem: key; the value follows at key_size rounded up to 8
-  uint32_t htab_lru_ref = 0; ///< struct htab_elem: lru_node.ref
+  uint32_t array_value = 0; ///< struct bpf_array: value, ptrs and pptrs, which share an offset
+  HashLayout htab;          ///< struct bucket and struct htab_elem
+  /// Lookups may search hash tables themselves: this kernel's were seen to be as `htab` says, and searched as
+  /// lto/lookup.cc does it (kernel-iface/linux/hash_tables.cc).
+  bool search_htab = false;
+  SkbLayout skb;
+  /// Helpers may be code where `skb` says that they have nothing to do but the obvious: this kernel's do the
+  /// obvious as lto/skb_helpers.cc does it (kernel-iface/linux/skb_helpers.cc).
+  bool expand_skb_helpers = false;
   std::vector<KernelContext> contexts;
 
   const KernelContext *context(ProgType type) const;

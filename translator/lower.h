@@ -10,12 +10,12 @@
 //   @ujit.bound.N.K           an i64 in the instance: bound constant K of map N
 //   @ujit.cpu                 an i64 in the instance: number of this CPU
 //   @ujit.percpu.N            verified form: this CPU's value of per-CPU array N, which has one element.
-//   There,
-//                             values.N of a per-CPU array is its table of per-CPU pointers, and @ujit.cpu is
-//                             not
+//                             There, values.N of a per-CPU array is its table of per-CPU pointers, and
+//                             @ujit.cpu is not
+//   @ujit.table.N             verified form: u32 seed, u32 mask of hash table N, in the instance
 //   @ujit.const.N             the contents of a frozen map, as a constant
 //   @ujit.lookup.N            ptr (ptr instance, i64 key words ...), fastcc: the value in hash table N, or
-//   null
+//                             null
 //   @ujit.tail_call           void (ptr context, ptr map, i32 index, i32 slot): a tail call; comes back if it
 //                             fails. With TranslateOptions::leaving, a bundle "ujit.live" of pairs (i32
 //                             offset in the leave frame, value) says what is alive behind it
@@ -27,6 +27,10 @@
 #include "translator/program.h"
 
 #include "llvm/IR/Module.h"
+
+namespace llvm {
+class IRBuilderBase;
+}
 
 namespace ujit {
 
@@ -52,7 +56,7 @@ struct TranslateOptions {
   bool alias_domains = true;
   bool helper_effects = true;
   bool inline_lookups = true;
-  bool inline_hash_lookups = false; ///< only for tables of the embedded kernel
+  bool inline_hash_lookups = false; ///< in verified form only where KernelLayout::search_htab says so
   bool fold_config = true;
 };
 
@@ -69,6 +73,9 @@ constexpr const char huge_attribute[] = "ujit-huge";
 
 /// Verified form: per-CPU variables of the kernel are globals of this address space, relative to GS.
 constexpr unsigned gs_address_space = 256;
+
+/// Loads what per-CPU addresses are relative to on this CPU. It does not change while a chain runs.
+llvm::Value *this_cpu_offset(llvm::IRBuilderBase &at);
 
 constexpr const char lookup_prefix[] = "ujit.lookup.";
 constexpr const char live_bundle[] = "ujit.live";

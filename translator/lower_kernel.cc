@@ -21,20 +21,24 @@ namespace ujit {
 using namespace llvm;
 using Kind = Provenance::Kind;
 
-GlobalVariable *ProgramLowering::percpu_symbol(const Twine &name, Type *type) {
-  std::string n = name.str();
-  if (GlobalVariable *g = module.getNamedGlobal(n))
+static GlobalVariable *percpu_variable(Module &module, const std::string &name, Type *type) {
+  if (GlobalVariable *g = module.getNamedGlobal(name))
     return g;
-  auto *g = new GlobalVariable(module, type, false, GlobalValue::ExternalLinkage, nullptr, n, nullptr,
+  auto *g = new GlobalVariable(module, type, false, GlobalValue::ExternalLinkage, nullptr, name, nullptr,
                                GlobalValue::NotThreadLocal, gs_address_space);
   g->setDSOLocal(true); // never through a GOT
   return g;
 }
 
-/// What a per-CPU address is relative to on this CPU.
-Value *Lowering::percpu_base() {
-  LoadInst *l = builder_.CreateAlignedLoad(i64(), p_.percpu_symbol("this_cpu_off", i64()), Align(8));
-  l->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(p_.context(), {}));
+GlobalVariable *ProgramLowering::percpu_symbol(const Twine &name, Type *type) {
+  return percpu_variable(module, name.str(), type);
+}
+
+Value *this_cpu_offset(IRBuilderBase &b) {
+  Type *i64 = b.getInt64Ty();
+  Value *variable = percpu_variable(*b.GetInsertBlock()->getModule(), "this_cpu_off", i64);
+  LoadInst *l = b.CreateAlignedLoad(i64, variable, Align(8));
+  l->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(b.getContext(), {}));
   return l;
 }
 
@@ -159,6 +163,10 @@ bool Lowering::lower_kernel_lookup(uint32_t slot) {
     lower_percpu_array_lookup(map.id);
     return true;
   }
+  if (has_inline_table(map.id)) {
+    lower_table_lookup(map.id);
+    return true;
+  }
   if (call && call->symbol == hash_lookup_symbol) {
     lower_hash_lookup(map.id);
     return true;
@@ -188,7 +196,7 @@ void Lowering::lower_percpu_array_lookup(uint32_t map) {
   Value *at = builder_.CreateInBoundsGEP(i64(), p_.values_symbol(map), builder_.CreateZExt(index, i64()));
   LoadInst *offset = builder_.CreateAlignedLoad(i64(), at, Align(8));
   offset->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(p_.context(), {}));
-  Value *element = builder_.CreateIntToPtr(builder_.CreateAdd(offset, percpu_base()), ptr);
+  Value *element = builder_.CreateIntToPtr(builder_.CreateAdd(offset, this_cpu_offset(builder_)), ptr);
   // All elements exist from the map's creation on.
   builder_.CreateAssumption(builder_.CreateIsNotNull(element));
   builder_.CreateBr(done);
@@ -216,7 +224,7 @@ void Lowering::lower_hash_lookup(uint32_t map) {
     return builder_.CreateConstInBoundsGEP1_64(builder_.getInt8Ty(), element, offset);
   };
   if (m.type == MapType::lru_hash) { // written only when it changes: the cache line is shared
-    Value *reference = member(layout.htab_lru_ref);
+    Value *reference = member(layout.htab.referenced);
     LoadInst *old = builder_.CreateAlignedLoad(builder_.getInt8Ty(), reference, Align(1));
     old->setAtomic(AtomicOrdering::Unordered);
     BasicBlock *mark = block(), *marked = block();
@@ -228,10 +236,10 @@ void Lowering::lower_hash_lookup(uint32_t map) {
     builder_.SetInsertPoint(marked);
     found = marked;
   }
-  Value *value = member(layout.htab_key + array_stride(m.key_size));
+  Value *value = member(layout.htab.key + array_stride(m.key_size));
   if (m.type == MapType::percpu_hash) {
     Value *offset = builder_.CreateAlignedLoad(i64(), value, Align(8));
-    value = builder_.CreateIntToPtr(builder_.CreateAdd(offset, percpu_base()), ptr);
+    value = builder_.CreateIntToPtr(builder_.CreateAdd(offset, this_cpu_offset(builder_)), ptr);
   } else if (m.type == MapType::hash_of_maps) { // replaced at any time: one load
     LoadInst *inner = builder_.CreateAlignedLoad(ptr, value, Align(8));
     inner->setAtomic(AtomicOrdering::Unordered);

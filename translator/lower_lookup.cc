@@ -1,4 +1,4 @@
-// Lookups in hash tables of the embedded kernel. The key goes to the lookup by value, in words of 8 bytes, so
+// Lookups in hash tables. The key goes to the lookup by value, in words of 8 bytes, so
 // that a key which is only put together to be looked up never is in memory. The call is one of the function
 // @ujit.lookup.N, whose effects are those of the helper; it becomes code only once the optimiser is through
 // with memory (lto/lookup.cc).

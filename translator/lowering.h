@@ -132,7 +132,6 @@ private:
   bool lower_kernel_lookup(uint32_t slot);
   void lower_percpu_array_lookup(uint32_t map);
   void lower_hash_lookup(uint32_t map);
-  Value *percpu_base();
   void clobber_call(Value *result);
 
   // --- 64-bit immediates and calls (lower_call.cc) ---

@@ -39,19 +39,19 @@ struct Bucket {
   SpinLock lock;
 };
 
-static_assert(sizeof(Bucket) == HashLayout::bucket && offsetof(Bucket, first) == 0);
-static_assert(sizeof(Node) == HashLayout::key && sizeof(std::atomic<uintptr_t>) == 8);
+static_assert(sizeof(Bucket) == embedded_hash.bucket && offsetof(Bucket, first) == 0);
+static_assert(sizeof(Node) == embedded_hash.key && sizeof(std::atomic<uintptr_t>) == 8);
 // What lies behind a base class has no offset of its own in the standard's eyes; sizes settle the rest.
-static_assert(sizeof(LruNode) == HashLayout::chain && HashLayout::chain + 8 == sizeof(Node));
-static_assert(offsetof(LruNode, hash) == HashLayout::hash &&
-              offsetof(LruNode, referenced) == HashLayout::referenced);
+static_assert(sizeof(LruNode) == embedded_hash.chain && embedded_hash.chain + 8 == sizeof(Node));
+static_assert(offsetof(LruNode, hash) == embedded_hash.hash &&
+              offsetof(LruNode, referenced) == embedded_hash.referenced);
 
 /// In front of the buckets: what generated code needs beside them.
 struct Header {
   uint32_t seed;
   uint8_t unused[60];
 };
-static_assert(-int64_t(sizeof(Header)) == HashLayout::seed && offsetof(Header, seed) == 0);
+static_assert(-int64_t(sizeof(Header)) == embedded_hash_seed && offsetof(Header, seed) == 0);
 
 constexpr uintptr_t end_mark(uint32_t bucket) { return hash_end_mark(bucket); }
 constexpr bool is_end(uintptr_t p) { return p & 1 || p == 0; }

@@ -152,6 +152,7 @@ std::vector<uint64_t> Kernel::instance_table(const InstanceLayout &layout, uint3
     case InstanceSlot::constant: table.push_back(pipeline_.maps[slot.id].bound[slot.sub].value); break;
     case InstanceSlot::program: table.push_back(address(&programs_[slot.id])); break;
     case InstanceSlot::cpu: table.push_back(cpu); break;
+    case InstanceSlot::table: table.push_back(0); break; // HashLayout is known here
     }
   }
   return table;

@@ -105,9 +105,9 @@ std::optional<OpenLookup> match_hash_lookup(std::span<const Insn> insns, uint32_
     return std::nullopt;
   found.type = MapType::hash;
   if (const Insn *next = m.peek(); next && next->opcode == load8) {
-    m.take(load8, 1, 0, int(layout.htab_lru_ref), 0);
+    m.take(load8, 1, 0, int(layout.htab.referenced), 0);
     m.take(jump_ne, 1, 0, 1, 0);
-    m.take(store8, 0, 0, int(layout.htab_lru_ref), 1);
+    m.take(store8, 0, 0, int(layout.htab.referenced), 1);
     found.type = MapType::lru_hash;
   }
   const Insn *value = m.take(add_imm, 0, 0, 0, std::nullopt);

@@ -353,7 +353,7 @@ private:
           const uint64_t stride = m.type == MapType::array ? array_stride(m.value_size) : 8;
           return m.max_entries == found.max_entries && stride == found.stride;
         }
-        return found.value_offset == capture_.kernel->layout.htab_key + array_stride(m.key_size);
+        return found.value_offset == capture_.kernel->layout.htab.key + array_stride(m.key_size);
       }
       const InsnRow *row = find_row(insn);
       if (!row || is_jump(insn) || insn.opcode == op_call || insn.dst == 1)

@@ -6,9 +6,11 @@
 
 #include "kernel-iface/linux/capture_refusals.h"
 #include "kernel-iface/linux/capture_symbols.h"
+#include "kernel-iface/linux/hash_tables.h"
 #include "kernel-iface/linux/kernel_reader.h"
 #include "kernel-iface/linux/maps.h"
 #include "kernel-iface/linux/program_info.h"
+#include "kernel-iface/linux/skb_helpers.h"
 
 #include "llvm/Support/FormatVariadic.h"
 
@@ -158,6 +160,9 @@ Error Attempt::read_addresses(std::span<const uint32_t> map_ids) {
         const bool array = map.type == MapType::array || map.type == MapType::percpu_array ||
                            map.type == MapType::prog_array || map.type == MapType::array_of_maps;
         map.bypass_spec_v1 = !array || record.bypass_spec_v1;
+        map.buckets = record.buckets;
+        map.bucket_count = record.bucket_count;
+        map.hash_seed = record.hash_seed;
       }
   for (const CapturedMap &map : out_.maps)
     if (map.address == 0)
@@ -358,13 +363,16 @@ Expected<Capture> capture(std::span<const int> program_fds, const CaptureOptions
   // Both parse the kernel's BTF, which takes most of the time.
   auto facts = std::async(std::launch::async, read_kernel_facts);
   Expected<KernelReader> reader = KernelReader::load();
-  Expected<std::shared_ptr<const KernelFacts>> kernel = facts.get();
+  Expected<std::shared_ptr<KernelFacts>> kernel = facts.get();
   if (!reader) {
     llvm::consumeError(kernel.takeError());
     return reader.takeError();
   }
   if (!kernel)
     return kernel.takeError();
+  KernelLayout &layout = (*kernel)->layout;
+  layout.expand_skb_helpers = can_expand_skb_helpers((*kernel)->release);
+  layout.search_htab = can_search_tables(*reader, layout.htab, (*kernel)->release);
   ProgramTypes types;
   std::string changed;
   for (int i = 0; i < attempts; i++) {

@@ -60,6 +60,8 @@ struct CapturedMap {
   bool frozen = false; ///< and no writer is left: contents can be taken as constant if RDONLY_PROG is set
   bool bypass_spec_v1 = true;                            ///< no index masks are needed
   uint64_t lookup = 0;                                   ///< map->ops->map_lookup_elem
+  uint64_t buckets = 0;                                  ///< hash tables: the first of them, 0 if not known
+  uint32_t bucket_count = 0, hash_seed = 0;              ///< hash tables: struct bpf_htab; never change
   std::vector<uint8_t> contents;                         ///< frozen arrays of one element: its value
   std::vector<std::pair<uint32_t, uint32_t>> prog_slots; ///< prog arrays: (slot, program id), sorted
   std::optional<uint32_t> inner_id;                      ///< map-in-map: id of one inner map (its shape)
@@ -101,7 +103,8 @@ struct AttachedProgram {
 };
 Expected<std::vector<AttachedProgram>> attached_programs(const std::string &interface);
 
-/// Layout facts of the running kernel, from its BTF; offsets are of this kernel alone.
-Expected<std::shared_ptr<const KernelFacts>> read_kernel_facts();
+/// Layout facts of the running kernel, from its BTF; offsets are of this kernel alone. Whether hash tables
+/// can be searched is left open.
+Expected<std::shared_ptr<KernelFacts>> read_kernel_facts();
 
 } // namespace ujit

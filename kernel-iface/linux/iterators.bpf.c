@@ -53,9 +53,16 @@ struct bpf_map_ops {
 };
 struct bpf_map {
   const struct bpf_map_ops *ops;
+  enum bpf_map_type map_type;
   __u32 id;
   atomic64_t writecnt;
   bool bypass_spec_v1, frozen;
+};
+struct bucket;
+struct bpf_htab {
+  struct bpf_map map;
+  struct bucket *buckets;
+  __u32 n_buckets, hashrnd;
 };
 struct bpf_link {
   __u32 id;
@@ -227,6 +234,16 @@ int show_program(struct bpf_iter__bpf_prog *ctx) {
 
 // --- maps
 
+static bool is_hash_table(struct bpf_map *map) {
+  switch (BPF_CORE_READ(map, map_type)) {
+  case BPF_MAP_TYPE_HASH:
+  case BPF_MAP_TYPE_PERCPU_HASH:
+  case BPF_MAP_TYPE_LRU_HASH:
+  case BPF_MAP_TYPE_LRU_PERCPU_HASH: return true;
+  default: return false;
+  }
+}
+
 SEC("iter/bpf_map")
 int show_map(struct bpf_iter__bpf_map *ctx) {
   struct bpf_map *map = ctx->map;
@@ -242,6 +259,13 @@ int show_map(struct bpf_iter__bpf_map *ctx) {
   record.writers = BPF_CORE_READ(map, writecnt.counter);
   record.frozen = BPF_CORE_READ(map, frozen);
   record.bypass_spec_v1 = BPF_CORE_READ(map, bypass_spec_v1);
+  struct bpf_htab *table = (void *)map; // table.map is its first member
+  if (is_hash_table(map) && bpf_core_field_exists(table->buckets) &&
+      bpf_core_field_exists(table->n_buckets) && bpf_core_field_exists(table->hashrnd)) {
+    record.buckets = (__u64)BPF_CORE_READ(table, buckets);
+    record.bucket_count = BPF_CORE_READ(table, n_buckets);
+    record.hash_seed = BPF_CORE_READ(table, hashrnd);
+  }
   bpf_seq_write(ctx->meta->seq, &record, sizeof record);
   return 0;
 }

@@ -44,6 +44,8 @@ struct function_record {
 struct map_record {
   __u64 address, lookup, update;
   __u64 writers;
+  __u64 buckets; // hash tables; 0: none, or one that is not as we know them
+  __u32 bucket_count, hash_seed;
   __u32 id;
   __u8 frozen, bypass_spec_v1, padding[2];
 };

@@ -1,6 +1,7 @@
 // Layouts and habits of the running kernel that verified code depends on.
 #include "kernel-iface/linux/capture.h"
 #include "kernel-iface/linux/kernel_types.h"
+#include "kernel-iface/linux/kernel_version.h"
 #include "kernel-iface/linux/load.h"
 
 #include "llvm/ADT/StringRef.h"
@@ -91,6 +92,34 @@ Expected<KernelContext> read_sk_buff(const KernelTypes &types) {
   return out;
 }
 
+Error read_skb_layout(const KernelTypes &types, const KernelContext &context, SkbLayout &out) {
+  for (const KernelContextMember &m : context.members) {
+    if (m.kind == KernelContextMember::packet)
+      out.data = m.offset;
+    if (m.kind == KernelContextMember::packet_end)
+      out.data_end = m.offset;
+  }
+  struct {
+    SkbLayout::Bit &to;
+    const char *member;
+    unsigned bit = 0;
+    bool optional = false;
+  } const bits[] = {{out.cloned, "cloned"},
+                    {out.unreadable, "unreadable", 0, true}, // since 6.12
+                    {out.summed, "ip_summed", 1}};           // of NONE, UNNECESSARY, COMPLETE, PARTIAL
+  for (const auto &row : bits) {
+    Expected<uint32_t> first = types.bit_offset_of("sk_buff", row.member);
+    if (first) {
+      row.to = {(*first + row.bit) / 8, uint8_t(1u << (*first + row.bit) % 8)};
+      continue;
+    }
+    if (!row.optional)
+      return first.takeError();
+    llvm::consumeError(first.takeError());
+  }
+  return Error::success();
+}
+
 /// Attempts on an empty slot, then one on a filled slot: that one fails if the others counted.
 Expected<bool> failed_tail_calls_count(bool constant_index) {
   auto insn = [](uint8_t opcode, uint8_t dst, uint8_t src, int16_t offset, int32_t imm) {
@@ -142,16 +171,34 @@ Expected<bool> failed_tail_calls_count(bool constant_index) {
   return result->retval == 1;
 }
 
-bool before_6_12(llvm::StringRef release) {
-  unsigned major = 0, minor = 0;
-  if (release.consumeInteger(10, major) || !release.consume_front(".") || release.consumeInteger(10, minor))
-    return true;
-  return major < 6 || (major == 6 && minor < 12);
+/// struct bucket and struct htab_elem, whose first member leads to the next element.
+Error read_hash_layout(const KernelTypes &types, HashLayout &out) {
+  uint32_t head = 0, in_head = 0, node = 0, lru = 0;
+  struct {
+    uint32_t &to;
+    const char *type, *member;
+  } const offsets[] = {{head, "bucket", "head"},         {in_head, "hlist_nulls_head", "first"},
+                       {node, "htab_elem", "hash_node"}, {out.chain, "hlist_nulls_node", "next"},
+                       {out.hash, "htab_elem", "hash"},  {out.key, "htab_elem", "key"},
+                       {lru, "htab_elem", "lru_node"},   {out.referenced, "bpf_lru_node", "ref"}};
+  for (const auto &row : offsets) {
+    Expected<uint32_t> offset = types.offset_of(row.type, row.member);
+    if (!offset)
+      return offset.takeError();
+    row.to = *offset;
+  }
+  Expected<uint32_t> bucket = types.size_of("bucket");
+  if (!bucket)
+    return bucket.takeError();
+  // Where the chain does not begin with the bucket and the element, no trial will succeed.
+  out.bucket = head || in_head || node ? 0 : *bucket;
+  out.referenced += lru;
+  return Error::success();
 }
 
 } // namespace
 
-Expected<std::shared_ptr<const KernelFacts>> read_kernel_facts() {
+Expected<std::shared_ptr<KernelFacts>> read_kernel_facts() {
   auto out = std::make_shared<KernelFacts>();
   utsname name{};
   if (uname(&name) == 0)
@@ -159,30 +206,20 @@ Expected<std::shared_ptr<const KernelFacts>> read_kernel_facts() {
   Expected<KernelTypes> types = KernelTypes::read();
   if (!types)
     return types.takeError();
-  struct {
-    uint32_t &to;
-    const char *type, *member;
-  } const offsets[] = {{out->layout.array_value, "bpf_array", "value"},
-                       {out->layout.htab_key, "htab_elem", "key"}};
-  for (const auto &row : offsets) {
-    Expected<uint32_t> offset = types->offset_of(row.type, row.member);
-    if (!offset)
-      return offset.takeError();
-    row.to = *offset;
-  }
-  Expected<uint32_t> node = types->offset_of("htab_elem", "lru_node");
-  if (!node)
-    return node.takeError();
-  Expected<uint32_t> ref = types->offset_of("bpf_lru_node", "ref");
-  if (!ref)
-    return ref.takeError();
-  out->layout.htab_lru_ref = *node + *ref;
+  Expected<uint32_t> value = types->offset_of("bpf_array", "value");
+  if (!value)
+    return value.takeError();
+  out->layout.array_value = *value;
+  if (Error e = read_hash_layout(*types, out->layout.htab))
+    return e;
   for (auto read : {read_xdp_buff, read_sk_buff}) {
     Expected<KernelContext> context = read(*types);
     if (!context)
       return context.takeError();
     out->layout.contexts.push_back(std::move(*context));
   }
+  if (Error e = read_skb_layout(*types, *out->layout.context(ProgType::sched_cls), out->layout.skb))
+    return e;
 
   // The count differs by kernel version and is backported at will, so it is tried out. Where test runs are
   // not allowed the version decides: kernels from 6.12 on count successes only.
@@ -191,7 +228,7 @@ Expected<std::shared_ptr<const KernelFacts>> read_kernel_facts() {
   if (direct && indirect)
     out->counts_failed_tail_calls = *direct || *indirect;
   else
-    out->counts_failed_tail_calls = before_6_12(out->release);
+    out->counts_failed_tail_calls = kernel_version(out->release) < std::pair(6u, 12u);
   if (!direct)
     llvm::consumeError(direct.takeError());
   if (!indirect)

@@ -14,6 +14,7 @@ namespace ujit {
 
 namespace {
 
+/// In bits.
 std::optional<uint32_t> find_member(const btf *types, uint32_t id, const std::string &member, uint32_t base,
                                     unsigned depth = 0) {
   const btf_type *type = btf__type_by_id(types, id);
@@ -24,7 +25,7 @@ std::optional<uint32_t> find_member(const btf *types, uint32_t id, const std::st
   const btf_member *members = btf_members(type);
   for (uint32_t i = 0; i < btf_vlen(type); ++i) {
     const char *name = btf__name_by_offset(types, members[i].name_off);
-    const uint32_t offset = base + btf_member_bit_offset(type, i) / 8;
+    const uint32_t offset = base + btf_member_bit_offset(type, i);
     if (name && member == name)
       return offset;
     if (!name || !*name)
@@ -60,6 +61,13 @@ Expected<KernelTypes> KernelTypes::read() {
 }
 
 Expected<uint32_t> KernelTypes::offset_of(const std::string &type, const std::string &member) const {
+  Expected<uint32_t> bits = bit_offset_of(type, member);
+  if (!bits)
+    return bits.takeError();
+  return *bits / 8;
+}
+
+Expected<uint32_t> KernelTypes::bit_offset_of(const std::string &type, const std::string &member) const {
   const int id = btf__find_by_name_kind(btf_.get(), type.c_str(), BTF_KIND_STRUCT);
   if (id > 0)
     if (auto offset = find_member(btf_.get(), uint32_t(id), member, 0))

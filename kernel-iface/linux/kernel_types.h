@@ -20,6 +20,8 @@ public:
   /// Byte offset of a member, also of one in an unnamed struct or union inside. Errors: no such struct or
   /// member.
   Expected<uint32_t> offset_of(const std::string &type, const std::string &member) const;
+  /// First bit of a member, counted from the struct's start. Errors: as above.
+  Expected<uint32_t> bit_offset_of(const std::string &type, const std::string &member) const;
   /// Byte offsets of all pointers in a struct, also in structs and unions inside, sorted.
   Expected<std::vector<uint32_t>> pointers_in(const std::string &type) const;
   /// Bytes of a struct.
