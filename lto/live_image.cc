@@ -14,6 +14,7 @@
 #include <bpf/bpf.h>
 #include <linux/bpf.h>
 
+#include <bit>
 #include <cerrno>
 #include <chrono>
 
@@ -122,6 +123,10 @@ private:
 
 Expected<KernelImage> link_for_kernel(const KernelPipeline &k, const ModuleKernel &kernel,
                                       const LinkOptions &given) {
+  for (uint32_t i = 0; i < k.canonical.maps.size() && k.capture.kernel->layout.search_htab; ++i)
+    if (const Map &map = k.canonical.pipeline.maps[i]; is_hash_table(map) && !map.is_template)
+      if (const CapturedMap &m = k.captured(MapId(i)); !m.buckets || !std::has_single_bit(m.bucket_count))
+        return internal_error("map " + map.name + ": its table was not found").error();
   LinkOptions options = given;
   options.target = LinkTarget::kernel;
   options.kernel_code = {.return_thunks = kernel.return_thunks,
