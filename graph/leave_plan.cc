@@ -3,6 +3,7 @@
 #include "llvm/Support/FormatVariadic.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace ujit {
 
@@ -22,6 +23,7 @@ uint32_t LeavePlan::number_of(MapId prog_array) const {
 }
 
 uint32_t LeavePlan::point_of(ProgId program, uint32_t insn) const {
+  program = goes_on_as[index(program)];
   auto it = std::ranges::lower_bound(points, std::pair(program, insn), {},
                                      [](const Point &p) { return std::pair(p.program, p.insn); });
   return it != points.end() && it->program == program && it->insn == insn ? uint32_t(it - points.begin()) + 1
@@ -85,24 +87,34 @@ Expected<LeavePlan> plan_leaving(const CallGraph &graph, const LinkPlan &plan) {
     leave.has_function.push_back(p.role == PlannedProgram::function &&
                                  (!p.entry || called[size_t(&p - plan.programs.data())]));
   for (uint32_t p = 0; p < plan.programs.size(); ++p) {
-    const ProgId id{p};
-    if (!is_fused(plan[id]) || std::ranges::none_of(plan.sites_of(id), may_leave))
+    leave.goes_on_as.push_back(ProgId(p));
+    if (plan.is_copy(ProgId(p)) && is_fused(plan[ProgId(p)]))
+      leave.goes_on_as[index(plan[ProgId(p)].origin)] = ProgId(p);
+  }
+  for (uint32_t p = 0; p < plan.programs.size(); ++p) {
+    if (!is_fused(plan[ProgId(p)]) || std::ranges::none_of(plan.sites_of(ProgId(p)), may_leave))
       continue;
-    leave.resumed.push_back(id);
-    for (const PlannedSite &site : plan.sites_of(id)) {
+    const ProgId resumed = leave.goes_on_as[p];
+    leave.resumed.push_back(resumed);
+    for (const PlannedSite &site : plan.sites_of(ProgId(p))) {
       const TailCallSite &summary = graph.summaries[p].sites[site.site];
-      if (site.in_subprogram || (!may_leave(site) && !may_leave(resumed_site(leave, site))))
+      const PlannedSite &behind = plan.sites_of(resumed)[site.site];
+      if (site.in_subprogram || (!may_leave(site) && !may_leave(resumed_site(leave, behind))))
         continue;
-      leave.points.push_back({id, summary.insn, summary.leave_bytes});
+      leave.points.push_back({resumed, summary.insn, summary.leave_bytes});
       leave.frame_bytes = std::max(leave.frame_bytes, summary.leave_bytes);
       for (const TailCallSite::Target &t : summary.targets)
         if (t.map)
           leave.prog_arrays.push_back(*t.map);
     }
   }
-  std::ranges::sort(leave.prog_arrays);
-  leave.prog_arrays.erase(std::unique(leave.prog_arrays.begin(), leave.prog_arrays.end()),
-                          leave.prog_arrays.end());
+  auto sort_once_each = [](auto &list, auto key) {
+    std::ranges::sort(list, {}, key);
+    list.erase(std::unique(list.begin(), list.end()), list.end());
+  };
+  sort_once_each(leave.resumed, std::identity());
+  sort_once_each(leave.prog_arrays, std::identity());
+  sort_once_each(leave.points, [](const LeavePlan::Point &p) { return std::pair(p.program, p.insn); });
   if (leave.points.size() > most_points || leave.prog_arrays.size() > most_prog_arrays)
     return unsupported(
                llvm::formatv("{0} calls through {1} prog arrays can leave the image, at most {2} and {3} "

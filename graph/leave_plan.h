@@ -18,11 +18,14 @@ struct LeavePlan {
   std::vector<ProgId> resumed;    ///< programs with a resume function; sorted
   uint32_t frame_bytes = 0;       ///< of the largest leave frame; 0: nothing leaves
   std::vector<bool> has_function; ///< by ProgId: there is an out-of-line function
+  /// By ProgId: the program whose resume function goes on for it: its second copy (peel.cc), where the count
+  /// may be anything, or itself.
+  std::vector<ProgId> goes_on_as;
   /// By ProgId: a tail call in a subprogram may call it, which gets 64 bits; others return 32.
   std::vector<bool> whole_result;
 
   uint32_t number_of(MapId prog_array) const;
-  uint32_t point_of(ProgId program, uint32_t insn) const; ///< 0: none
+  uint32_t point_of(ProgId program, uint32_t insn) const; ///< where it goes on; 0: nowhere
 };
 
 /// Errors (unsupported): more prog arrays or points than the numbers of the stub's protocol can hold.

@@ -7,6 +7,7 @@
 // program behind it, checks it or hands it on when it leaves. A tail call from a subprogram returns there
 // with the count moved on by an amount that depends on the run, so all calls of such a program are taken to
 // be at the limit.
+#include "graph/peel.h"
 #include "graph/planner.h"
 
 #include "llvm/Support/FormatVariadic.h"
@@ -108,6 +109,10 @@ std::span<const PlannedSite> LinkPlan::sites_of(ProgId p) const {
   return std::span(sites).subspan(first_site[index(p)], first_site[index(p) + 1] - first_site[index(p)]);
 }
 
+std::string planned_name(const Pipeline &pipeline, const LinkPlan &plan, ProgId p) {
+  return pipeline[plan[p].origin].name + (plan.is_copy(p) ? again_suffix : "");
+}
+
 std::vector<ProgId> called(const PlannedSite &site) {
   std::vector<ProgId> result;
   for (auto &a : site.alternatives)
@@ -154,7 +159,9 @@ void Planner::choose_alternatives() {
   plan.max_tail_calls = options.max_tail_calls;
   plan.count_failed = options.count_failed;
   plan.inline_entries = options.inline_entries;
-  plan.programs.resize(graph.summaries.size());
+  plan.hot_paths = options.hot_paths;
+  for (const Summary &s : graph.summaries)
+    plan.programs.emplace_back().origin = s.program;
   plan.first_site = first_sites(graph.summaries);
   keep_out_of_line.resize(graph.sites.size());
   for (uint32_t p = 0; p < graph.summaries.size(); ++p) {
@@ -410,18 +417,41 @@ void Planner::place_counts() {
       if (site.check_count || (options.count_across_leave && may_leave(site)))
         carry(node);
   }
-  while (!work.empty()) {
-    uint32_t node = work.back();
-    work.pop_back();
-    for (uint32_t caller : callers[node])
-      carry(caller);
-  }
+  auto carry_to_callers = [&] {
+    while (!work.empty()) {
+      uint32_t node = work.back();
+      work.pop_back();
+      for (uint32_t caller : callers[node])
+        carry(caller);
+    }
+  };
+  carry_to_callers();
+  // A call that left and failed goes on in the copy, with the count as it was.
+  if (options.leave_frame_limit > 0)
+    for (auto &program : plan.programs)
+      if (program.counted && std::ranges::any_of(plan.sites_of(program.origin), may_leave))
+        carry(index(program.origin));
+  carry_to_callers();
   for (uint32_t node = 0; node < plan.programs.size(); ++node) {
     plan.has_counter |= plan.programs[node].counted;
     if (plan.programs[node].counted)
       for (auto &site : plan.sites_of(ProgId(node)))
         plan.count_cell |= site.in_subprogram && may_call(site);
   }
+}
+
+void Planner::find_sinks() {
+  constexpr uint32_t least_calls = 8, least_share = 4; // sites; a quarter of all
+  std::vector<uint32_t> calls(plan.programs.size());
+  uint32_t all = 0;
+  for (auto &site : plan.sites)
+    if (fused(site.from)) {
+      ++all;
+      for (ProgId target : called(site))
+        ++calls[index(target)];
+    }
+  for (uint32_t p = 0; p < calls.size(); ++p)
+    plan.programs[p].sink = options.hot_paths && calls[p] >= least_calls && calls[p] * least_share >= all;
 }
 
 Expected<LinkPlan> make_plan(const CallGraph &graph, const PlanOptions &options) {
@@ -432,6 +462,7 @@ Expected<LinkPlan> make_plan(const CallGraph &graph, const PlanOptions &options)
     return e;
   planner.choose_chain_copies();
   planner.place_counts();
+  planner.find_sinks();
   planner.choose_copies();
   planner.partition();
   return std::move(planner.plan);

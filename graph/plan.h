@@ -61,6 +61,9 @@ struct PlanOptions {
   uint32_t leave_frame_limit = 0;
   /// A call that fails for an empty slot counts all the same (kernels before 6.12).
   bool count_failed = false;
+  bool hot_paths = true; ///< calls of sinks and calls that leave beside known targets are taken to be rare
+  /// Cycles are peeled (peel.cc) if the copies that this makes of programs add no more than this; 0: never.
+  uint32_t peel_growth_ir = 10000;
   std::vector<SiteOverride> overrides = {};
   /// Programs that stay unfused, with the reason; not for chain mode.
   std::vector<std::pair<ProgId, std::string>> unfused = {};
@@ -96,6 +99,7 @@ struct PlannedSite {
 };
 
 struct PlannedProgram {
+  ProgId origin{}; ///< whose code it is: its own, or that of the program it is a second copy of (peel.cc)
   enum Role : uint8_t {
     dead,     ///< not reachable from any entry: dropped
     unfused,  ///< reachable only by calls that leave, or not fusable: the original runs
@@ -105,9 +109,10 @@ struct PlannedProgram {
   bool entry = false;            ///< also gets a C-ABI entry point
   bool needs_chain_copy = false; ///< a copy as in chain mode, filled into the prog arrays of the instance
   bool counted = false;          ///< carries the tail-call count
-  uint32_t count_lower = 0;      ///< tail calls done when it is entered, at least ...
-  uint32_t count_upper = 0;      ///< ... and at most; max_tail_calls where not bounded
-  std::string reason;            ///< why unfused
+  bool sink = false; ///< a good part of all calls leads there: where errors end, so each call of it is rare
+  uint32_t count_lower = 0; ///< tail calls done when it is entered, at least ...
+  uint32_t count_upper = 0; ///< ... and at most; max_tail_calls where not bounded
+  std::string reason;       ///< why unfused
 };
 
 struct Partition {
@@ -122,6 +127,7 @@ struct LinkPlan {
   PlanOptions::Mode mode = PlanOptions::fused;
   uint32_t max_tail_calls = 33;
   bool count_failed = false;            ///< PlanOptions::count_failed
+  bool hot_paths = true;                ///< PlanOptions::hot_paths
   bool inline_entries = true;           ///< PlanOptions::inline_entries
   std::vector<PlannedProgram> programs; ///< by ProgId
   std::vector<PlannedSite> sites; ///< as CallGraph::sites; without alternatives for dead and unfused programs
@@ -135,6 +141,7 @@ struct LinkPlan {
   bool count_cell = false;
 
   const PlannedProgram &operator[](ProgId p) const { return programs[index(p)]; }
+  bool is_copy(ProgId p) const { return programs[index(p)].origin != p; }
   std::span<const PlannedSite> sites_of(ProgId p) const;
 };
 
@@ -143,6 +150,8 @@ struct LinkPlan {
 Expected<LinkPlan> make_plan(const CallGraph &graph, const PlanOptions &options);
 
 bool may_leave(const PlannedSite &site);
+/// What a program is called where there may be two of it (peel.cc).
+std::string planned_name(const Pipeline &pipeline, const LinkPlan &plan, ProgId p);
 /// Programs that alternatives of `site` call; sorted, once each.
 std::vector<ProgId> called(const PlannedSite &site);
 

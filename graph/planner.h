@@ -27,6 +27,8 @@ struct Planner {
   void choose_chain_copies();
   /// Bounds of the count are known; programs carry it and sites check it where they must.
   void place_counts();
+  /// It is known which programs are sinks.
+  void find_sinks();
   /// Alternatives are inlined, cloned or direct; roles are final.
   void choose_copies();
   /// Functions are packed into partitions.

@@ -68,7 +68,7 @@ std::string print_plan_json(const Pipeline &pipeline, const LinkPlan &plan) {
   std::string out;
   llvm::raw_string_ostream os(out);
   llvm::json::OStream json(os, 2);
-  auto name = [&](ProgId p) { return pipeline[p].name; };
+  auto name = [&](ProgId p) { return planned_name(pipeline, plan, p); };
   auto names = [&](const std::vector<ProgId> &programs) {
     return [&, programs] {
       for (ProgId p : programs)
@@ -81,7 +81,7 @@ std::string print_plan_json(const Pipeline &pipeline, const LinkPlan &plan) {
       for (size_t i = 0; i < plan.programs.size(); ++i)
         json.object([&] {
           const PlannedProgram &p = plan.programs[i];
-          json.attribute("name", pipeline.programs[i].name);
+          json.attribute("name", name(ProgId(i)));
           json.attribute("role", llvm::StringRef(role_name(p.role)));
           json.attribute("entry", p.entry);
           json.attribute("counted", p.counted);

@@ -97,10 +97,10 @@ private:
 
   // --- edges ---
 
-  std::string describe(const PlannedEdge &a) const {
+  std::string describe(const LinkPlan &plan, const PlannedEdge &a) const {
     const std::string place = formatv("{0}[{1}]", x_.pipeline[a.edge.map].name, a.edge.slot);
-    return formatv("{0} -> {1}, {2}", place, a.edge.to ? x_.pipeline[*a.edge.to].name : "nothing",
-                   name_of(a.treatment));
+    return formatv("{0} -> {1}, {2}", place,
+                   a.edge.to ? planned_name(x_.pipeline, plan, *a.edge.to) : "nothing", name_of(a.treatment));
   }
 
   void find_edge(const LinkResult &linked) {
@@ -121,13 +121,13 @@ private:
         first_bad(sites.size(), [&](size_t n) { return differs(leaving([&](size_t i) { return i < n; })); }) -
         1;
     const PlannedSite &site = *sites[guilty];
-    GuiltyEdge edge{x_.pipeline[site.from].name,
+    GuiltyEdge edge{planned_name(x_.pipeline, linked.plan, site.from),
                     linked.graph.summaries[index(site.from)].sites[site.site].insn,
                     {},
                     false,
                     differs(leaving([&](size_t i) { return i == guilty; }))};
     for (const PlannedEdge &a : site.alternatives)
-      edge.calls.push_back(describe(a));
+      edge.calls.push_back(describe(linked.plan, a));
     const bool may_inline = std::ranges::any_of(site.alternatives, [](const PlannedEdge &a) {
       return a.treatment == Treatment::inlined || a.treatment == Treatment::cloned;
     });

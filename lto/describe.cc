@@ -21,7 +21,7 @@ static void describe_leaving(const Pipeline &pipeline, const LinkResult &result,
       symbols.insert(call.symbol);
   // A resume function knows less than its program, so it may have calls that folded away there.
   for (ProgId p : result.leave.resumed)
-    for (const Insn &insn : pipeline[p].insns)
+    for (const Insn &insn : pipeline[result.plan[p].origin].insns)
       if (const InsnRow *row = find_row(insn); row && row->op == Op::call_helper)
         if (const Helper *helper = find_helper(uint32_t(insn.imm)); helper && helper->id != helper_tail_call)
           symbols.insert(std::string(helper->name));
@@ -30,7 +30,7 @@ static void describe_leaving(const Pipeline &pipeline, const LinkResult &result,
   for (MapId m : result.leave.prog_arrays)
     leave.prog_arrays.push_back(pipeline[m].name);
   for (const LeavePlan::Point &p : result.leave.points)
-    leave.points.push_back({pipeline[p.program].name, p.insn, p.frame_bytes});
+    leave.points.push_back({pipeline[result.plan[p.program].origin].name, p.insn, p.frame_bytes});
 }
 
 ImageInfo describe_image(const Pipeline &pipeline, const LinkOptions &options, const InstanceLayout &layout,
@@ -77,7 +77,8 @@ ImageInfo describe_image(const Pipeline &pipeline, const LinkOptions &options, c
   for (const PlannedSite &site : plan.sites)
     for (const PlannedEdge &a : site.alternatives)
       info.edges.push_back(
-          {pipeline[site.from].name, a.edge.to ? pipeline[*a.edge.to].name : "", pipeline[a.edge.map].name,
+          {planned_name(pipeline, plan, site.from), a.edge.to ? planned_name(pipeline, plan, *a.edge.to) : "",
+           pipeline[a.edge.map].name,
            std::string(name_of(a.edge.kind)), std::string(name_of(a.treatment)),
            result.graph.summaries[index(site.from)].sites[site.site].insn, int64_t(a.edge.slot)});
   if (result.for_kernel)

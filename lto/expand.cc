@@ -82,7 +82,7 @@ public:
 
 private:
   Error fail(LinkError e) {
-    return e.in_file(in_.pipeline[program_].object).in_program(in_.pipeline[program_].name).error();
+    return e.in_file(in_.program(program_).object).in_program(in_.program(program_).name).error();
   }
 
   BasicBlock *block(const Twine &name) {
@@ -94,7 +94,9 @@ private:
   Value *symbol(const Twine &name) { return f_.getParent()->getOrInsertGlobal(name.str(), b_.getInt8Ty()); }
   Value *map_symbol(MapId m) { return symbol("ujit.map." + Twine(ujit::index(m))); }
   Value *slots_of(MapId m) { return symbol("ujit.values." + Twine(ujit::index(m))); }
-  Value *program_symbol_of(ProgId p) { return symbol("ujit.program." + Twine(ujit::index(p))); }
+  Value *program_symbol_of(ProgId p) {
+    return symbol("ujit.program." + Twine(ujit::index(in_.plan[p].origin)));
+  }
 
   Value *load_slot(MapId m, Value *index) {
     Value *offset = b_.CreateMul(b_.CreateZExt(index, b_.getInt64Ty()), b_.getInt64(8));
@@ -154,7 +156,7 @@ private:
   }
 
   /// `whole_result`: the callee returns 64 bits, for callers in subprograms, where this program returns 32.
-  void call_and_return(Value *callee, bool inlined, bool whole_result = false) {
+  void call_and_return(Value *callee, bool inlined, bool rare, bool whole_result = false) {
     Value *instance = f_.getArg(main_ ? 1 : 0);
     Value *next = next_count();
     if (main_)
@@ -167,6 +169,8 @@ private:
     call->addFnAttr(Attribute::NoUnwind);
     if (inlined)
       mark_for_inlining(*call);
+    if (rare)
+      call->addFnAttr(Attribute::Cold);
     if (main_ && !whole_result) {
       call->setTailCallKind(CallInst::TCK_MustTail);
       b_.CreateRet(call);
@@ -176,8 +180,7 @@ private:
   }
 
   Function *function_for(ProgId to, bool inlined) {
-    const Program &target = in_.pipeline[to];
-    std::string name = inlined ? "ujit.body." + target.name : program_symbol(target);
+    const std::string name = inlined ? in_.body_symbol(to) : in_.function_symbol(to);
     if (Function *f = f_.getParent()->getFunction(name))
       return f;
     Function *f = Function::Create(program_type(f_.getContext(), in_.leave != nullptr),
@@ -199,16 +202,20 @@ private:
     const bool whole_result = in_.leave && main_ &&
                               in_.leave->whole_result[ujit::index(*alternative.edge.to)] &&
                               !in_.leave->whole_result[ujit::index(program_)];
-    call_and_return(function_for(*alternative.edge.to, inlined), inlined, whole_result);
+    call_and_return(function_for(*alternative.edge.to, inlined), inlined, in_.plan[*alternative.edge.to].sink,
+                    whole_result);
     return bb;
   }
 
   // --- leaving ---
 
+  /// Where some target is known, it is what the slot holds.
+  bool leaving_is_rare() const { return in_.plan.hot_paths && !plan_.alternatives.empty(); }
+
   /// The call of whatever the slot holds.
   void leave_to(MapId m, Value *object) {
     if (!in_.leave)
-      return call_and_return(b_.CreateAlignedLoad(b_.getPtrTy(), object, Align(8)), false);
+      return call_and_return(b_.CreateAlignedLoad(b_.getPtrTy(), object, Align(8)), false, leaving_is_rare());
     const uint64_t code = uint64_t(1) << 63 | uint64_t(in_.leave->number_of(m)) << 48;
     Value *here = b_.getInt64(code);
     if (!saved_)

@@ -24,7 +24,7 @@ class Explainer {
 public:
   Explainer(const Pipeline &pipeline, const LinkResult &result, const LinkOptions &options)
       : pipeline_(pipeline), graph_(result.graph), plan_(result.plan), options_(options),
-        callers_(pipeline.programs.size()), on_cycle_(pipeline.programs.size()) {
+        callers_(plan_.programs.size()), on_cycle_(plan_.programs.size()) {
     for (const PlannedSite &site : plan_.sites)
       for (ProgId target : called(site))
         ++callers_[index(target)];
@@ -112,7 +112,7 @@ private:
 
   Explanation edge(const Explanation &base, const PlannedSite &site, const PlannedEdge &a) const {
     Explanation e = base;
-    std::string target = a.edge.to ? pipeline_[*a.edge.to].name : "empty";
+    std::string target = a.edge.to ? planned_name(pipeline_, plan_, *a.edge.to) : "empty";
     e.what = formatv("{0}[{1}] -> {2}: {3}{4}{5}", pipeline_[a.edge.map].name, a.edge.slot, target,
                      name_of(a.treatment), a.guard ? ", slot compared" : "", measured(a.edge));
     e.fired = a.treatment == Treatment::inlined || a.treatment == Treatment::cloned ||
@@ -145,6 +145,8 @@ private:
       return "not inlined: switched off";
     if (plan_[to].entry)
       return "not inlined: the target is an entry too";
+    if (plan_.is_copy(to) && !plan_.is_copy(site.from))
+      return "not inlined: the call closes a cycle, whose first pass is code of its own";
     if (on_cycle_[index(to)])
       return "not inlined: the target is on a cycle";
     if (graph_.runs_of(edge.from) && edge.calls == 0)

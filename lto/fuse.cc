@@ -40,8 +40,6 @@ static void cut_results(Function &f) {
 
 static constexpr const char resume_function[] = "ujit-resume";
 
-static std::string template_symbol(const Program &program) { return "ujit.body." + program.name; }
-
 /// Expands the tail calls of a program's main function and of its subprograms, which are found by their
 /// calls.
 static Error expand_program(const FuseInput &input, ProgId p, CopyKind kind, Function &main) {
@@ -104,7 +102,7 @@ public:
     std::vector<Function *> emitted;
     for (ProgId p : partition_.functions)
       if (needs_function(p))
-        emitted.push_back(module_->getFunction(program_symbol(in_.pipeline[p])));
+        emitted.push_back(module_->getFunction(in_.function_symbol(p)));
     for (ProgId p : partition_.functions)
       if (in_.plan[p].entry)
         emitted.push_back(make_entry(p));
@@ -122,14 +120,14 @@ private:
     Linker linker(*module_);
     for (ProgId p : partition_.members) {
       Expected<std::unique_ptr<Module>> m =
-          parse(in_.bitcode[index(p)], in_.pipeline[p], module_->getContext());
+          parse(in_.bitcode[index(in_.plan[p].origin)], in_.program(p), module_->getContext());
       if (!m)
         return m.takeError();
       // Bodies are templates; the functions made of them get the public names.
-      Function *main = (*m)->getFunction(program_symbol(in_.pipeline[p]));
-      main->setName(template_symbol(in_.pipeline[p]));
+      Function *main = (*m)->getFunction(program_symbol(in_.program(p)));
+      main->setName(in_.body_symbol(p));
       if (linker.linkInModule(std::move(*m)))
-        return internal_error("linking failed").in_program(in_.pipeline[p].name).error();
+        return internal_error("linking failed").in_program(in_.program(p).name).error();
     }
     return Error::success();
   }
@@ -137,7 +135,7 @@ private:
   /// An entry that nobody tail-calls exists only inside of its entry function.
   bool needs_function(ProgId p) const { return !in_.plan[p].entry || in_.called[index(p)]; }
 
-  Function *body(ProgId p) { return module_->getFunction(template_symbol(in_.pipeline[p])); }
+  Function *body(ProgId p) { return module_->getFunction(in_.body_symbol(p)); }
 
   /// Expands every member; `functions` get their public name, chain copies a second body in which all calls
   /// leave.
@@ -163,7 +161,7 @@ private:
     for (ProgId p : partition_.functions) {
       if (!needs_function(p))
         continue;
-      const std::string name = program_symbol(in_.pipeline[p]);
+      const std::string name = in_.function_symbol(p);
       ValueToValueMapTy map;
       Function *f = CloneFunction(body(p), map);
       if (Function *declared = module_->getFunction(name)) {
@@ -225,7 +223,7 @@ private:
     if (in_.leave && !in_.leave->points.empty())
       enter_behind(b, *f);
     const bool calls = in_.plan.mode == PlanOptions::chain || !in_.plan.inline_entries;
-    Function *callee = calls ? module_->getFunction(program_symbol(in_.pipeline[p])) : target;
+    Function *callee = calls ? module_->getFunction(in_.function_symbol(p)) : target;
     SmallVector<Value *, 4> arguments{f->getArg(0), f->getArg(1), count};
     if (in_.leave)
       arguments.push_back(f->getArg(3));
@@ -293,7 +291,7 @@ private:
 } // namespace
 
 Error fuse_resumed(const FuseInput &input, ProgId p, Module &module) {
-  Function &f = *module.getFunction(resume_symbol(input.pipeline[p]));
+  Function &f = *module.getFunction(resume_symbol(input.program(p)));
   if (!input.leave->whole_result[index(p)])
     cut_results(f);
   if (Error e = expand_program(input, p, CopyKind::resumed, f))
@@ -330,7 +328,7 @@ std::unique_ptr<Module> make_resume_dispatcher(const FuseInput &input, LLVMConte
       bb = BasicBlock::Create(context, "program", f);
       b.SetInsertPoint(bb);
       FunctionCallee resume =
-          module->getOrInsertFunction(resume_symbol(input.pipeline[p]), program_type(context, true));
+          module->getOrInsertFunction(resume_symbol(input.program(p)), program_type(context, true));
       cast<Function>(resume.getCallee())->setVisibility(GlobalValue::HiddenVisibility);
       CallInst *call = b.CreateCall(resume, {f->getArg(0), f->getArg(1), count, frame});
       call->setCallingConv(CallingConv::PreserveNone);

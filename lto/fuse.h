@@ -18,10 +18,16 @@ struct FuseInput {
   const CallGraph &graph;
   const LinkPlan &plan;
   const InstanceLayout &layout;
-  /// Simplified bitcode by ProgId; empty for dead programs.
+  /// Simplified bitcode of the pipeline's programs, by ProgId; empty for dead programs.
   std::span<const std::vector<char>> bitcode;
   std::vector<bool> called;         ///< by ProgId: some site calls its out-of-line function
   const LeavePlan *leave = nullptr; ///< kernel target
+
+  /// The program whose code `p` is.
+  const Program &program(ProgId p) const { return pipeline[plan[p].origin]; }
+  /// Symbols of its out-of-line function, and of the body that is inlined and copied.
+  std::string function_symbol(ProgId p) const { return "ujit." + planned_name(pipeline, plan, p); }
+  std::string body_symbol(ProgId p) const { return "ujit.body." + planned_name(pipeline, plan, p); }
 };
 
 /// Type of programs with the tail-call convention; `leaving`: with a leave frame.

@@ -29,6 +29,7 @@ void prepare_kernel_code(Module &module, const KernelCodeOptions &options) {
   for (Function &f : module) {
     if (f.isDeclaration())
       continue;
+    f.addFnAttr("frame-pointer", "all"); // stack dumps of a kernel follow them
     if (options.return_thunks)
       f.addFnAttr(Attribute::FnRetThunkExtern);
     // A jump table is an indirect jump: a retpoline each time, and under IBT it would need a landing pad.

@@ -3,6 +3,7 @@
 // goes from one to the other, so the result does not depend on which thread did what.
 #include "lto/link.h"
 
+#include "graph/peel.h"
 #include "lto/codegen.h"
 #include "lto/describe.h"
 #include "lto/fuse.h"
@@ -219,6 +220,7 @@ private:
     options.inline_hash_lookups = enabled("inline-hash-lookups") &&
                                   (pipeline_.kernel ? pipeline_.kernel->layout.search_htab : !for_kernel());
     options.fold_config = enabled("fold-config");
+    options.branch_hints = enabled("hot-paths");
     return options;
   }
 
@@ -300,6 +302,10 @@ private:
         options.inline_single_caller = false;
       if (!enabled("clone"))
         options.clone_limit_ir = 0;
+      options.hot_paths &= enabled("hot-paths");
+      if (enabled("peel") && options.mode == PlanOptions::fused)
+        if (std::optional<CallGraph> peeled = peel_cycles(result_.graph, options.peel_growth_ir))
+          result_.graph = std::move(*peeled);
       if (for_kernel()) {
         options.target_left_is_supported = true;
         options.leave_from_subprogram = false;
@@ -370,7 +376,7 @@ private:
     objects_.resize(first + programs.size() + 1);
     std::vector<uint64_t> ir(programs.size() + 1), costs;
     for (ProgId p : programs)
-      costs.push_back(pipeline_[p].insns.size());
+      costs.push_back(pipeline_[result_.plan[p].origin].insns.size());
     costs.push_back(0);
     PassOptions passes;
     passes.forward_state = false;
@@ -387,7 +393,7 @@ private:
         if (!resumed)
           return resumed.takeError();
         module = std::move(*resumed);
-        name = pipeline_[programs[i]].name + ".resume";
+        name = input.program(programs[i]).name + ".resume";
       }
       Effort effort = Effort::reduced;
       for (const Function &f : *module)
@@ -409,7 +415,7 @@ private:
     for (uint32_t i = 0; i < result_.leave.points.size(); ++i)
       if (result_.leave.points[i].program == p)
         options.resume.push_back({i + 1, result_.leave.points[i].insn});
-    Expected<std::unique_ptr<Module>> module = translate(pipeline_, p, context, options);
+    Expected<std::unique_ptr<Module>> module = translate(pipeline_, result_.plan[p].origin, context, options);
     if (!module)
       return module.takeError();
     forget_effects(**module, options_.opaque_helpers);

@@ -17,8 +17,10 @@ static constexpr OptimisationName names[] = {
     {"loops", "loops are rotated and unrolled, what does not change in them is computed before"},
     {"rotates", "shifts of a word and of what it was mixed from are rotates"},
     {"vectors", "loops use vector registers, in the embedded kernel"},
+    {"hot-paths", "failed bounds checks, error sinks and calls that leave the image are taken to be rare"},
     {"inline", "programs with one caller are inlined"},
     {"clone", "small shared programs are copied into their callers"},
+    {"peel", "the first pass through a cycle is code of its own, without a count"},
     {"profile", "a run's counts, where there is a profile, say which way is straight and what is copied"},
 };
 std::span<const OptimisationName> optimisation_names() { return names; }

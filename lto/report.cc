@@ -10,9 +10,10 @@ namespace {
 using llvm::formatv;
 
 void count_programs(const Pipeline &pipeline, const LinkPlan &plan, LinkReport &r) {
-  r.programs = uint32_t(plan.programs.size());
+  r.programs = uint32_t(pipeline.programs.size());
+  r.peeled = uint32_t(plan.programs.size() - pipeline.programs.size());
   r.entries = uint32_t(plan.entries.size());
-  for (size_t i = 0; i < plan.programs.size(); ++i)
+  for (size_t i = 0; i < pipeline.programs.size(); ++i)
     switch (plan.programs[i].role) {
     case PlannedProgram::dead: ++r.dead; break;
     case PlannedProgram::function: ++r.functions; break;
@@ -27,7 +28,7 @@ void count_programs(const Pipeline &pipeline, const LinkPlan &plan, LinkReport &
 void count_edges(const LinkPlan &plan, LinkReport &r) {
   for (const PlannedSite &site : plan.sites) {
     const PlannedProgram::Role role = plan[site.from].role;
-    if (role == PlannedProgram::dead || role == PlannedProgram::unfused)
+    if (role == PlannedProgram::dead || role == PlannedProgram::unfused || plan.is_copy(site.from))
       continue;
     ++r.sites;
     if (site.alternatives.empty() && site.otherwise == PlannedSite::leave)
@@ -76,6 +77,8 @@ void print_report(const LinkReport &r, bool times, llvm::raw_ostream &os) {
   os << formatv("{0}: {1} programs, {2} entries\n", r.name, r.programs, r.entries);
   os << formatv("  programs    {0} inlined, {1} out of line, {2} unfused, {3} dead\n", r.inlined, r.functions,
                 r.unfused, r.dead);
+  if (r.peeled)
+    os << formatv("  cycles      first pass apart: {0} programs are there twice\n", r.peeled);
   os << formatv("  tail calls  {0} sites: {1} sealed, {2} guarded, {3} dispatched, {4} left\n", r.sites,
                 r.sealed, r.guarded, r.dispatched, r.left);
   os << formatv("  edges       {0} inlined, {1} cloned, {2} direct, {3} fall through, {4} unfused\n",
@@ -113,6 +116,7 @@ void print_report_json(const LinkReport &r, bool times, llvm::raw_ostream &os) {
       json.attribute("functions", r.functions);
       json.attribute("unfused", r.unfused);
       json.attribute("dead", r.dead);
+      json.attribute("peeled", r.peeled);
     });
     json.attributeObject("tail_calls", [&] {
       json.attribute("sites", r.sites);

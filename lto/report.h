@@ -19,6 +19,7 @@ struct LinkReport {
   std::string name;
   // programs
   uint32_t programs = 0, entries = 0, functions = 0, inlined = 0, unfused = 0, dead = 0;
+  uint32_t peeled = 0; ///< programs that are there twice, since they are on a cycle or behind one (peel.cc)
   // tail calls of programs that can be reached
   uint32_t sites = 0, sealed = 0, guarded = 0, dispatched = 0, left = 0; ///< edges by kind
   uint32_t edges_inlined = 0, edges_cloned = 0, edges_direct = 0, edges_fall_through = 0;

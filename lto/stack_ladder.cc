@@ -78,6 +78,7 @@ Expected<LinkResult> link(const Pipeline &pipeline, const LinkOptions &options) 
     return result;
   less.plan.inline_single_caller = false;
   less.plan.clone_limit_ir = 0;
+  less.plan.peel_growth_ir = 0;
   result = link_once(pipeline, less);
   if (!result || fits("not inlined"))
     return result;

@@ -27,7 +27,6 @@ void add_code_attributes(Function &f) {
   f.addFnAttr(Attribute::NoUnwind);
   f.addFnAttr(Attribute::NoImplicitFloat);
   f.addFnAttr(Attribute::NoRedZone);
-  f.addFnAttr("frame-pointer", "all");
   f.addFnAttr("no-builtins");
 }
 
@@ -292,12 +291,12 @@ Error Lowering::run() {
   return Error::success();
 }
 
-/// What a run has shown of the branch, or null. A way that was never taken keeps a weight of 1: it is
-/// unlikely, not impossible.
-MDNode *Lowering::branch_weights(uint32_t slot) {
+/// What a run has shown of the branch, else what its kind says. A way that was never taken keeps a weight of
+/// 1: it is unlikely, not impossible.
+MDNode *Lowering::branch_weights(uint32_t slot, const Insn &insn, const InsnRow &row) {
   const ProgramProfile::Branch *counts = p_.profile ? p_.profile->branch_at(slot) : nullptr;
   if (!counts)
-    return nullptr;
+    return likely_way(insn, row);
   const uint64_t scale = std::max(counts->taken, counts->passed) / INT32_MAX + 1;
   return MDBuilder(p_.context())
       .createBranchWeights(uint32_t(counts->taken / scale) + 1, uint32_t(counts->passed / scale) + 1);
@@ -314,9 +313,24 @@ Error Lowering::lower_branch(uint32_t b, const Insn &insn, const InsnRow &row) {
     builder_.CreateBr(first_[block.successors[0]]);
   } else {
     builder_.CreateCondBr(condition(insn, row), first_[block.successors[1]], first_[block.successors[0]],
-                          branch_weights(block.last));
+                          branch_weights(block.last, insn, row));
   }
   return Error::success();
+}
+
+/// Packets are as long as they should be; of other branches nothing is known.
+MDNode *Lowering::likely_way(const Insn &insn, const InsnRow &row) {
+  if (!p_.options.branch_hints || row.source != Operand::reg)
+    return nullptr;
+  const Kind d = state_.regs[insn.dst].kind, s = state_.regs[insn.src].kind;
+  const bool end_right = d == Kind::packet && s == Kind::packet_end;
+  if (!end_right && !(d == Kind::packet_end && s == Kind::packet))
+    return nullptr;
+  const bool greater = row.op == Op::jgt || row.op == Op::jge;
+  if (!greater && row.op != Op::jlt && row.op != Op::jle)
+    return nullptr;
+  const bool too_short = greater == end_right; // if taken
+  return MDBuilder(p_.context()).createBranchWeights(too_short ? 1 : 2000, too_short ? 2000 : 1);
 }
 
 // The instructions, one line each; what the names mean is in lower_alu.cc, lower_memory.cc and lower_call.cc.

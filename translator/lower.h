@@ -58,6 +58,7 @@ struct TranslateOptions {
   bool inline_lookups = true;
   bool inline_hash_lookups = false; ///< in verified form only where KernelLayout::search_htab says so
   bool fold_config = true;
+  bool branch_hints = true; ///< bounds checks of packets say which way they go
 };
 
 /// Errors: what check_program() and the provenance analysis refuse; anything that is not supported, by name.

@@ -64,7 +64,8 @@ private:
   Value *convert(Value *value, const Provenance &from, const Provenance &to);
   Error lower_insn(uint32_t slot, const Insn &insn, const InsnRow &row);
   Error lower_branch(uint32_t block, const Insn &insn, const InsnRow &row);
-  llvm::MDNode *branch_weights(uint32_t slot);
+  llvm::MDNode *branch_weights(uint32_t slot, const Insn &insn, const InsnRow &row);
+  llvm::MDNode *likely_way(const Insn &insn, const InsnRow &row);
   void set_location(uint32_t slot);
   Error fail(LinkError e);
 
