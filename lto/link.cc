@@ -296,6 +296,16 @@ private:
 
   // --- the whole, without code ---
 
+  void peel(uint32_t growth_ir) {
+    const CallGraph &graph = result_.graph;
+    if (std::optional<CallGraph> peeled = peel_cycles(graph, growth_ir))
+      result_.graph = std::move(*peeled);
+    else if (std::ranges::any_of(graph.cycles,
+                                 [&](auto &c) { return graph.reachable[index(c.programs[0])]; }))
+      result_.stats.notes.push_back(
+          formatv("cycles are not peeled: copies would add more than {0} IR instructions", growth_ir));
+  }
+
   Error plan(PlanOptions options) {
     return timed("plan", [&]() -> Error {
       if (!enabled("inline"))
@@ -304,8 +314,7 @@ private:
         options.clone_limit_ir = 0;
       options.hot_paths &= enabled("hot-paths");
       if (enabled("peel") && options.mode == PlanOptions::fused)
-        if (std::optional<CallGraph> peeled = peel_cycles(result_.graph, options.peel_growth_ir))
-          result_.graph = std::move(*peeled);
+        peel(options.peel_growth_ir);
       if (for_kernel()) {
         options.target_left_is_supported = true;
         options.leave_from_subprogram = false;
