@@ -5,6 +5,7 @@
 #include "kernel-iface/linux/lifecycle.h"
 #include "kernel-iface/linux/maps.h"
 #include "kernel-iface/linux/stub.h"
+#include "lto/single_fetch.h"
 #include "translator/instance.h"
 #include "translator/kernel.h"
 
@@ -91,6 +92,24 @@ Expected<std::map<std::string, uint64_t>> resolve(const KernelPipeline &k, const
   return out;
 }
 
+/// The machine code as it will be loaded: a value that is checked is the value that is used.
+Error check_fetches(const KernelImage &image, const Pipeline &pipeline) {
+  Expected<SingleFetch> fetch = check_single_fetch(image.link.image.object, pipeline);
+  if (!fetch)
+    return fetch.takeError();
+  if (fetch->repeated.empty())
+    return Error::success();
+  const RepeatedFetch &first = fetch->repeated.front();
+  return internal_error(formatv("the compiler made two machine loads, at {0:x} and {1:x}, of a load from "
+                                "memory that others can write",
+                                first.first, first.second))
+      .in_program(first.chain.front().program)
+      .at(first.chain.front().insn)
+      .with_hint("what the first has checked is not what the second sees: leave an optimisation out "
+                 "(--no-opt), or the program unfused")
+      .error();
+}
+
 Expected<Fd> make_map(bpf_map_type type, const char *name, uint32_t value_size, uint32_t entries,
                       uint32_t flags) {
   LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = flags);
@@ -145,6 +164,9 @@ Expected<KernelImage> link_for_kernel(const KernelPipeline &k, const ModuleKerne
   image.info = std::move(*info);
   if (!image.info.leave)
     return internal_error("the image is not for a kernel").error();
+  if (options.debug_info) // images without it are only written to files
+    if (Error e = check_fetches(image, k.canonical.pipeline))
+      return e;
 
   const std::string id = formatv("{0:x-16}", fresh_identity(image.link));
   ModuleSpec &spec = image.spec;

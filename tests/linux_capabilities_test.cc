@@ -70,8 +70,21 @@ TEST_F(LinuxCapabilities, settings_are_read) {
   EXPECT_EQ(bpf_refusal_reason(root),
             "missing CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN; kernel.unprivileged_bpf_disabled is 2");
   put("/sys/kernel/security/lockdown", "none [integrity] confidentiality\n");
+  EXPECT_EQ(
+      probe_capabilities(root).modules.reason,
+      "kernel lockdown (none [integrity] confidentiality) refuses unsigned modules: boot without lockdown=, "
+      "and without Secure Boot, which sets it");
+  put("/sys/kernel/security/lockdown", "[none] integrity confidentiality\n");
+  put("/sys/module/module/parameters/sig_enforce", "Y\n");
   EXPECT_EQ(probe_capabilities(root).modules.reason,
-            "kernel lockdown refuses unsigned modules: none [integrity] confidentiality");
+            "module.sig_enforce refuses unsigned modules: boot without module.sig_enforce=1");
+}
+
+TEST_F(LinuxCapabilities, what_opens_programs_and_attaches_them) {
+  put("/proc/self/status", "CapEff:\t000000c000001000\n"); // BPF, PERFMON, NET_ADMIN
+  EXPECT_EQ(bpf_refusal_reason(root), "missing CAP_SYS_ADMIN (programs and maps are opened by id)");
+  put("/proc/self/status", "CapEff:\t0000000000200000\n"); // SYS_ADMIN
+  EXPECT_EQ(bpf_refusal_reason(root), "missing CAP_NET_ADMIN");
 }
 
 } // namespace

@@ -143,9 +143,10 @@ Capability probe_modules(const std::string &root) {
     return no("kernel.modules_disabled is set until the next boot");
   if (std::optional<std::string> lockdown = first_line(root + "/sys/kernel/security/lockdown"))
     if (!StringRef(*lockdown).contains("[none]"))
-      return no("kernel lockdown refuses unsigned modules: " + *lockdown);
+      return no("kernel lockdown (" + *lockdown +
+                ") refuses unsigned modules: boot without lockdown=, and without Secure Boot, which sets it");
   if (first_line(root + "/sys/module/module/parameters/sig_enforce") == "Y")
-    return no("module.sig_enforce refuses unsigned modules");
+    return no("module.sig_enforce refuses unsigned modules: boot without module.sig_enforce=1");
   if (!has(effective_capabilities(root), CAP_SYS_MODULE))
     return no("CAP_SYS_MODULE is missing");
   return {"modules", true, "yes", ""};
@@ -186,8 +187,10 @@ std::string bpf_refusal_reason(const std::string &root) {
     missing.push_back("CAP_BPF");
   if (!admin && !has(capabilities, CAP_PERFMON))
     missing.push_back("CAP_PERFMON");
-  if (!admin && !has(capabilities, CAP_NET_ADMIN))
+  if (!has(capabilities, CAP_NET_ADMIN)) // attaching wants it, whoever asks
     missing.push_back("CAP_NET_ADMIN");
+  if (missing.empty() && !admin)
+    missing.push_back("CAP_SYS_ADMIN (programs and maps are opened by id)");
   if (missing.empty())
     return "this process has the capabilities, so a security module, a seccomp filter or a user namespace "
            "refuses bpf()";

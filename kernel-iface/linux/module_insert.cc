@@ -70,7 +70,7 @@ constexpr Refusal refusals[] = {
     {ujit_program_differs, "a program was replaced after it was captured", "install again"},
     {ujit_program_changed, "a program's instructions changed after it was captured", "install again"},
     {EBADF, "a map or program was closed after it was captured", ""},
-    {EKEYREJECTED, "module.sig_enforce refuses unsigned modules", "boot without it"},
+    {EKEYREJECTED, "module.sig_enforce refuses unsigned modules: boot without module.sig_enforce=1", ""},
     {EEXIST, "a module of this name is loaded", "uninstall the pipeline first"},
     {ENOMEM, "the kernel has no memory for the module", ""},
     {ENOENT, "the kernel lacks a function that the module imports", ""},
