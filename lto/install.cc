@@ -1,11 +1,15 @@
 #include "lto/install.h"
 
+#include "kernel-iface/linux/drift.h"
 #include "kernel-iface/linux/maps.h"
 
+#include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/ScopeExit.h"
 #include "llvm/Support/FormatVariadic.h"
 
 #include <bpf/bpf.h>
+
+#include <set>
 
 namespace ujit {
 
@@ -22,18 +26,48 @@ LinkOptions link_options_of(const KernelPipeline &k, const InstallOptions &optio
   return out;
 }
 
-/// What `status` shows of an image.
-json::Object describe_image(const KernelPipeline &k, const KernelImage &image) {
-  json::Array programs, arrays;
-  for (const ImageProgram &p : image.info.programs)
-    programs.push_back(json::Object{{"name", p.name}, {"digest", p.digest}});
+/// Prog arrays in the order of their pins.
+std::vector<MapId> prog_arrays_of(const Pipeline &pipeline) {
+  std::vector<MapId> out;
+  for (uint32_t m = 0; m < pipeline.maps.size(); ++m)
+    if (pipeline.maps[m].type == MapType::prog_array)
+      out.push_back(MapId(m));
+  return out;
+}
+
+/// What `status` and `watch` need of an image. Its prog arrays' pins are numbered from `first_array` on.
+json::Object describe_image(const KernelPipeline &k, const KernelImage &image, size_t first_array) {
+  json::Array programs, arrays, slots;
+  std::set<uint32_t> fused;
+  for (const ImageProgram &p : image.info.programs) {
+    const std::optional<ProgId> id = k.canonical.pipeline.find_program(p.name);
+    if (!id || image.link.plan[*id].role == PlannedProgram::unfused)
+      continue;
+    FusedProgram program{p.name, p.digest, k.captured(*id).id, {}};
+    for (const CapturedFunction &f : k.captured(*id).functions)
+      program.functions.push_back(f.name);
+    fused.insert(program.id);
+    programs.push_back(to_json(program));
+  }
   for (MapId m : image.prog_arrays)
     arrays.push_back(k.canonical.pipeline[m].name);
+  for (MapId m : prog_arrays_of(k.canonical.pipeline)) {
+    const CapturedMap &map = k.captured(m);
+    FusedArray array{k.canonical.pipeline[m].name,
+                     prog_array_pin(first_array++),
+                     map.id,
+                     k.options.policies[index(m)].edges == EdgeKind::sealed,
+                     {}};
+    llvm::copy_if(map.prog_slots, std::back_inserter(array.slots),
+                  [&](const auto &slot) { return fused.contains(slot.second); });
+    slots.push_back(to_json(array));
+  }
   const LinkReport r = make_report(k.canonical.pipeline, image.link, k.options.name);
   json::Object o;
   o["module"] = image.spec.name;
   o["programs"] = std::move(programs);
   o["prog-arrays"] = std::move(arrays);
+  o["slots"] = std::move(slots);
   o["edges"] = json::Object{
       {"sealed", r.sealed}, {"guarded", r.guarded}, {"dispatched", r.dispatched}, {"left", r.left}};
   o["code-bytes"] = int64_t(r.code_bytes);
@@ -56,7 +90,7 @@ public:
     state_.name = options_.name.empty() ? manifest_.name : options_.name;
     if (Error e = InstallationFolder::check_free(state_.name))
       return e;
-    if (Error e = prepare())
+    if (Error e = prepare(/*to_load=*/true))
       return e;
     step("prepared");
     // Beyond this point everything is linked, and nothing has been changed but that the manifest's objects
@@ -82,7 +116,7 @@ public:
   }
 
   Expected<DryRun> dry_run() {
-    if (Error e = prepare())
+    if (Error e = prepare(/*to_load=*/false))
       return e;
     DryRun out;
     for (size_t i = 0; i < images_.size() && kernel_->refusal.empty(); ++i) {
@@ -103,11 +137,13 @@ private:
       options_.between(name);
   }
 
-  Error prepare() {
+  Error prepare(bool to_load) {
     Expected<ModuleKernel> kernel = read_module_kernel();
     if (!kernel)
       return kernel.takeError();
     kernel_ = std::move(*kernel);
+    if (to_load && !kernel_->refusal.empty())
+      return unsupported("this kernel takes no modules of ours: " + kernel_->refusal).error();
     Expected<KernelSource> source = read_kernel_source(manifest_);
     if (!source)
       return source.takeError();
@@ -128,10 +164,12 @@ private:
     state_.tool = options_.tool;
     state_.phase = "installing";
     json::Array images;
+    size_t arrays = 0;
     for (size_t p = 0; p < source_.pipelines.size(); ++p) {
       const KernelPipeline &k = source_.pipelines[p];
       state_.modules.push_back(images_[p].spec.name);
-      images.push_back(describe_image(k, images_[p]));
+      images.push_back(describe_image(k, images_[p], arrays));
+      arrays += prog_arrays_of(k.canonical.pipeline).size();
       for (size_t n = 0; n < k.entries.size(); ++n) {
         const KernelEntry &e = k.entries[n];
         InstalledEntry entry{k.canonical.pipeline[e.program].name, e.point, k.captured(e.program).id, 0,
@@ -168,7 +206,7 @@ private:
     // Prog arrays are emptied with their last user reference, which modules do not count as.
     size_t arrays = 0;
     for (size_t p = 0; p < images_.size(); ++p)
-      for (MapId m : all_prog_arrays(p))
+      for (MapId m : prog_arrays_of(source_.pipelines[p].canonical.pipeline))
         if (Error e = pin(source_.pipelines[p].captured(m).fd, prog_array_pin(arrays++)))
           return e;
     for (size_t i = 0; i < state_.entries.size(); ++i) {
@@ -191,6 +229,13 @@ private:
       if (live_[p].left)
         if (Error e = pin(live_[p].left, left_pin(p)))
           return e;
+    for (size_t p = 0; p < images_.size(); ++p) {
+      Expected<Fd> image = keep_bytes("ujit_image", images_[p].link.image.object);
+      if (!image)
+        return image.takeError();
+      if (Error e = pin(*image, image_pin(p)))
+        return e;
+    }
     return write_state();
   }
 
@@ -231,15 +276,6 @@ private:
       return e;
     step("written");
     return Error::success();
-  }
-
-  std::vector<MapId> all_prog_arrays(size_t p) const {
-    std::vector<MapId> out;
-    const Pipeline &pipeline = source_.pipelines[p].canonical.pipeline;
-    for (uint32_t m = 0; m < pipeline.maps.size(); ++m)
-      if (pipeline.maps[m].type == MapType::prog_array)
-        out.push_back(MapId(m));
-    return out;
   }
 
   const Manifest &manifest_;

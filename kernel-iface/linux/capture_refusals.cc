@@ -100,15 +100,22 @@ std::string refusal_of(const CapturedProgram &program, const ProgramInKernel &fa
                        "with CAP_PERFMON",
                        map.name, id)
             .str();
+  std::vector<std::string> names;
+  for (const CapturedFunction &function : program.functions)
+    names.push_back(function.name);
+  return attached_to(facts, names, links);
+}
+
+std::string attached_to(const ProgramInKernel &facts, std::span<const std::string> functions,
+                        std::span<const link_record> links) {
   for (const link_record &link : links)
-    if (link.target_id == program.id)
+    if (link.target_id == facts.record.id)
       return describe(link);
-  if (flags & program_extended)
+  if (facts.record.flags & program_extended)
     return "one of its functions is replaced by an extension (freplace): detach that";
   for (size_t i = 0; i < facts.functions.size(); i++) {
-    const std::string name = i < program.functions.size() && !program.functions[i].name.empty()
-                                 ? program.functions[i].name
-                                 : formatv("#{0}", i).str();
+    const std::string name =
+        i < functions.size() && !functions[i].empty() ? functions[i] : formatv("#{0}", i).str();
     switch (look_at_entry(facts.functions[i].entry)) {
     case Entry::untouched: break;
     case Entry::patched:

@@ -10,4 +10,10 @@ namespace ujit {
 std::string refusal_of(const CapturedProgram &program, const ProgramInKernel &facts,
                        std::span<const link_record> links, std::span<const CapturedMap> maps);
 
+/// The part of it that can change while a program is loaded: what is attached to the program behind `facts`,
+/// or to its functions, and how to detach it; empty: nothing. `functions`: their names for the message, as
+/// far as they are known.
+std::string attached_to(const ProgramInKernel &facts, std::span<const std::string> functions,
+                        std::span<const link_record> links);
+
 } // namespace ujit

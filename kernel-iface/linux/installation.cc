@@ -109,6 +109,31 @@ static Expected<Installation> from_text(llvm::StringRef text, const std::string 
   return r;
 }
 
+// --- Bytes -------------------------------------------------------------------------------------------
+
+Expected<Fd> keep_bytes(const char *name, std::span<const uint8_t> bytes) {
+  LIBBPF_OPTS(bpf_map_create_opts, options);
+  Fd map(bpf_map_create(BPF_MAP_TYPE_ARRAY, name, 4, uint32_t(bytes.size()), 1, &options));
+  const uint32_t zero = 0;
+  if (!map || bpf_map_update_elem(map.get(), &zero, bytes.data(), BPF_ANY))
+    return bpf_error(errno, formatv("keeping {0} bytes in map {1}", bytes.size(), name)).error();
+  return map;
+}
+
+Expected<std::vector<uint8_t>> kept_bytes(const Fd &map) {
+  bpf_map_info info{};
+  uint32_t size = sizeof info, zero = 0;
+  std::vector<uint8_t> out;
+  int e = bpf_obj_get_info_by_fd(map.get(), &info, &size);
+  if (!e) {
+    out.resize(info.value_size);
+    e = bpf_map_lookup_elem(map.get(), &zero, out.data());
+  }
+  if (e)
+    return bpf_error(-e, "reading what an installation keeps").error();
+  return out;
+}
+
 // --- The folder --------------------------------------------------------------------------------------
 
 Error check_installation_name(const std::string &name) {
@@ -121,7 +146,7 @@ Error check_installation_name(const std::string &name) {
 }
 
 static Error check_bpffs() {
-  struct statfs s{};
+  struct statfs s {};
   if (statfs(bpffs, &s) || s.f_type != bpffs_magic)
     return input_error(formatv("{0} is no BPF file system", bpffs))
         .with_hint("mount it: mount -t bpf bpf /sys/fs/bpf")
@@ -158,12 +183,11 @@ Expected<InstallationFolder> InstallationFolder::create(const Installation &inst
   }
   folder.installation_ = installation;
   // Ids and the phase grow: ten digits each is the most.
-  folder.room_ = uint32_t(to_text(installation).size() + 64 + 64 * installation.entries.size());
-  LIBBPF_OPTS(bpf_map_create_opts, options);
-  Fd map(bpf_map_create(BPF_MAP_TYPE_ARRAY, "ujit_state", 4, folder.room_, 1, &options));
-  Error e = map ? folder.write_state(map.get()) : bpf_error(errno, "creating the state map").error();
-  if (!e)
-    e = folder.pin(map.get(), state_pin);
+  std::string text = to_text(installation);
+  text.resize(text.size() + 64 + 64 * installation.entries.size(), '\0');
+  folder.room_ = uint32_t(text.size());
+  Expected<Fd> map = keep_bytes("ujit_state", llvm::arrayRefFromStringRef(text));
+  Error e = map ? folder.pin(map->get(), state_pin) : map.takeError();
   if (e) {
     rmdir(folder.path_.c_str());
     return e;
@@ -187,16 +211,12 @@ Expected<InstallationFolder> InstallationFolder::open(const std::string &name) {
   folder.installation_.phase = "empty";
   if (!*map) // died before there was anything to take out
     return folder;
-  bpf_map_info info{};
-  uint32_t size = sizeof info;
-  if (int e = bpf_obj_get_info_by_fd(map->get(), &info, &size))
-    return bpf_error(-e, "reading " + folder.path_).error();
-  folder.room_ = info.value_size;
-  std::string text(info.value_size, '\0');
-  uint32_t zero = 0;
-  if (int e = bpf_map_lookup_elem(map->get(), &zero, text.data()))
-    return bpf_error(-e, "reading " + folder.path_).error();
-  Expected<Installation> read = from_text(text, folder.path_ + "/" + state_pin);
+  Expected<std::vector<uint8_t>> text = kept_bytes(*map);
+  if (!text)
+    return text.takeError();
+  folder.room_ = uint32_t(text->size());
+  Expected<Installation> read =
+      from_text(llvm::toStringRef(llvm::ArrayRef(*text)), folder.path_ + "/" + state_pin);
   if (!read)
     return read.takeError();
   folder.installation_ = std::move(*read);

@@ -11,6 +11,7 @@
 
 #include "llvm/Support/JSON.h"
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -69,5 +70,10 @@ private:
   Installation installation_;
   uint32_t room_ = 0; ///< bytes of the state's value
 };
+
+/// Bytes that the kernel keeps as long as the array, whose one value they are, is open or pinned. Errors:
+/// missing privileges, no memory.
+Expected<Fd> keep_bytes(const char *name, std::span<const uint8_t> bytes);
+Expected<std::vector<uint8_t>> kept_bytes(const Fd &map);
 
 } // namespace ujit

@@ -23,6 +23,7 @@ std::string originals_pin(size_t entry) { return "originals_" + std::to_string(e
 std::string link_pin(size_t entry) { return "link_" + std::to_string(entry); }
 std::string left_pin(size_t image) { return "left_" + std::to_string(image); }
 std::string prog_array_pin(size_t array) { return "array_" + std::to_string(array); }
+std::string image_pin(size_t image) { return "image_" + std::to_string(image); }
 
 namespace {
 

@@ -16,6 +16,7 @@ std::string original_pin(size_t entry);   ///< "original_N"
 std::string originals_pin(size_t entry);  ///< "originals_N": the prog array behind the kill switch
 std::string link_pin(size_t entry);       ///< "link_N": links that install made
 std::string prog_array_pin(size_t array); ///< "array_A"
+std::string image_pin(size_t image);      ///< "image_I": the image's file, for `symbolize`
 
 struct EntryStatus {
   InstalledEntry entry;

@@ -29,7 +29,8 @@ void add_run(CLI::App &app, Action &action);
 void add_check(CLI::App &app, Action &action);
 void add_check_install(CLI::App &app, Action &action);
 void add_bench(CLI::App &app, Action &action);
-void add_install(CLI::App &app, Action &action); ///< and list, status, enable, disable, uninstall
+void add_install(CLI::App &app, Action &action); ///< and enable, disable, uninstall
+void add_status(CLI::App &app, Action &action);  ///< and list, watch
 void add_estimate(CLI::App &app, Action &action);
 void add_symbolize(CLI::App &app, Action &action);
 void add_doctor(CLI::App &app, Action &action);
@@ -40,6 +41,9 @@ int report_errors(Error errors);
 
 /// The progress line of `link()` on a terminal; an empty function where stderr is not one.
 std::function<void(std::string_view phase, size_t done, size_t total)> progress_line();
+
+/// What `status` says of an installation. Errors: nothing of this name; missing privileges.
+Expected<std::string> status_text(const std::string &name, bool json);
 
 /// Text to stdout, or to `path` as a whole file where one is given.
 Error put_text(const std::string &path, std::string_view text);

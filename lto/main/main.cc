@@ -76,6 +76,7 @@ int main(int argc, char **argv) {
   add_check_install(app, action);
   add_bench(app, action);
   add_install(app, action);
+  add_status(app, action);
   add_estimate(app, action);
   add_symbolize(app, action);
   add_doctor(app, action);

@@ -26,7 +26,7 @@ ujit estimate --interface eth0 m.ujit.yaml
 [ "$code" != 0 ] || die "estimate of two things"
 
 # Names of installations.
-for word in status enable disable uninstall; do
+for word in status watch enable disable uninstall; do
   ujit $word 'no/such'
   fails "cannot be the name of an installation"
 done
@@ -38,7 +38,7 @@ ujit list
 expect 0
 ujit list --json
 expect 0 "["
-for word in status enable disable uninstall; do
+for word in status watch enable disable uninstall; do
   ujit $word nosuch
   fails "nothing named 'nosuch' is installed" "ujit-lto list"
 done
