@@ -4,6 +4,7 @@
 #include "kernel-iface/linux/load.h"
 #include "kernel-iface/linux/private_network.h"
 #include "kernel-iface/object/gather.h"
+#include "tests/attacher.h"
 #include "tests/linux_pipeline.h"
 
 #include <bpf/bpf.h>
@@ -238,38 +239,21 @@ TEST_F(LinuxCapture, ProgramsThatAreNotGplAreRefused) {
   EXPECT_NE(c.programs[0].refused.find("not GPL-compatible"), std::string::npos) << c.programs[0].refused;
 }
 
+/// The target of tests/bpf/attach.bpf.c, and what is attached to it.
 struct AttachObject {
-  std::unique_ptr<bpf_object, decltype(&bpf_object__close)> target{nullptr, bpf_object__close},
-      attacher{nullptr, bpf_object__close};
-  std::unique_ptr<bpf_link, decltype(&bpf_link__destroy)> link{nullptr, bpf_link__destroy};
-  bpf_program *attached = nullptr;
+  std::unique_ptr<bpf_object, decltype(&bpf_object__close)> target{nullptr, bpf_object__close};
+  Attacher attacher;
   int target_fd = -1;
 
   /// Loads `target`, and `name` for a function of it. Returns why not.
   std::string load(const char *name, const char *function) {
-    const std::string path = std::string(UJIT_BINARY_DIR) + "/tests/attach.bpf.o";
-    auto open = [&](const char *wanted) {
-      bpf_object *object = bpf_object__open(path.c_str());
-      for (bpf_program *program = nullptr; object && (program = bpf_object__next_program(object, program));)
-        bpf_program__set_autoload(program, strcmp(bpf_program__name(program), wanted) == 0);
-      return object;
-    };
-    target.reset(open("target"));
+    target.reset(bpf_object__open((std::string(UJIT_BINARY_DIR) + "/tests/attach.bpf.o").c_str()));
+    for (bpf_program *p = nullptr; target && (p = bpf_object__next_program(target.get(), p));)
+      bpf_program__set_autoload(p, strcmp(bpf_program__name(p), "target") == 0);
     if (!target || bpf_object__load(target.get()) != 0)
       return "the target does not load";
     target_fd = bpf_program__fd(bpf_object__find_program_by_name(target.get(), "target"));
-    attacher.reset(open(name));
-    bpf_program *program = bpf_object__find_program_by_name(attacher.get(), name);
-    if (bpf_program__set_attach_target(program, target_fd, function) != 0 ||
-        bpf_object__load(attacher.get()) != 0)
-      return std::string("the attached program does not load: ") + std::strerror(errno);
-    attached = program;
-    return "";
-  }
-  /// Once: such a program cannot be attached again.
-  bool attach() {
-    link.reset(bpf_program__attach(attached));
-    return link != nullptr;
+    return attacher.load(name, target_fd, function);
   }
 };
 
@@ -284,12 +268,12 @@ TEST_F(LinuxCapture, ProgramsWithTracersOrExtensionsAreRefused) {
     const std::string problem = object.load(row.program, row.function);
     if (!problem.empty())
       GTEST_SKIP() << row.program << ": " << problem;
-    ASSERT_TRUE(object.attach()) << row.program;
+    ASSERT_TRUE(object.attacher.attach()) << row.program;
     {
       Capture c = capture_of({object.target_fd});
       EXPECT_NE(c.programs[0].refused.find(row.kind), std::string::npos) << c.programs[0].refused;
     }
-    object.link.reset(); // the trampoline goes with it
+    object.attacher.detach(); // the trampoline goes with it
     Capture c = capture_of({object.target_fd});
     EXPECT_EQ(c.programs[0].refused, "") << row.program;
     EXPECT_EQ(c.programs[0].name, "target");
@@ -306,7 +290,7 @@ TEST_F(LinuxCapture, AttachedWhileCapturing) {
   CaptureOptions options;
   options.between = [&](std::string_view step) {
     if (step == "again") {
-      ASSERT_TRUE(object.attach());
+      ASSERT_TRUE(object.attacher.attach());
     }
   };
   Capture c = capture_of({object.target_fd}, options);

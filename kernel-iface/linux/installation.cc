@@ -146,7 +146,7 @@ Error check_installation_name(const std::string &name) {
 }
 
 static Error check_bpffs() {
-  struct statfs s {};
+  struct statfs s{};
   if (statfs(bpffs, &s) || s.f_type != bpffs_magic)
     return input_error(formatv("{0} is no BPF file system", bpffs))
         .with_hint("mount it: mount -t bpf bpf /sys/fs/bpf")
