@@ -272,6 +272,9 @@ Expected<std::vector<std::vector<PlacedCode>>> Benchmark::place_all() {
           return placed.takeError();
         copies.push_back(std::move(*placed));
       }
+      // The others execute the same, and thunks.
+      copies.front().counted =
+          !mitigated || c->row.form == BenchForm::jit_chain || c->row.form == BenchForm::fused;
       if (c->row.form == BenchForm::plain && !mitigated)
         for (const auto &[address, size] : copies.front().ranges)
           c->row.code_bytes += size;
@@ -372,8 +375,8 @@ std::optional<Verdict> verdict_of(const BenchResult &result, bool mitigations) {
                            std::pair(LinkForm::not_inlined, BenchForm::not_inlined),
                            std::pair(LinkForm::chain, BenchForm::chain)})
     if (const BenchRow *found = result.find(row)) {
-      const Measured &m = found->under(mitigations);
-      measured.push_back({form, m.own_insns + m.other_insns, lower_quartile(m.ns)});
+      measured.push_back({form, found->measured.own_insns + found->measured.other_insns,
+                          lower_quartile(found->under(mitigations).ns)});
     }
   return judge(std::move(measured));
 }

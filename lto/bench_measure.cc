@@ -301,8 +301,9 @@ Expected<Measurements> measure_here(const Execution &x, std::span<const std::vec
   }
   out.harness_ns = median(std::move(harness));
   for (size_t c = 0; c < codes.size(); ++c)
-    if (Error e = (*bench)->count(codes[c].front(), options.counted_packets, out.codes[c]))
-      return e;
+    if (codes[c].front().counted)
+      if (Error e = (*bench)->count(codes[c].front(), options.counted_packets, out.codes[c]))
+        return e;
   return out;
 }
 

@@ -25,6 +25,8 @@ struct PlacedCode {
   std::function<void(Cpu &, void *context)> finish;
   std::vector<std::pair<uint64_t, uint64_t>> ranges; ///< the code, as (address, size) by address
   std::vector<std::pair<uint64_t, uint64_t>> thunks; ///< return thunks and what leads to them
+  /// Its instructions are counted too: two microseconds each. Asked of the first copy.
+  bool counted = true;
 };
 
 struct MeasureOptions {

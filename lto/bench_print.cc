@@ -21,9 +21,11 @@ void print_measured(const BenchResult &r, const BenchRow &row, bool mitigated, l
   j.attribute("best_ns", row.best_ns(mitigated));
   j.attribute("speedup", r.speedup(row, mitigated));
   j.attribute("speedup_of_best", r.speedup_of_best(row, mitigated));
-  j.attribute("own_insns", m.own_insns);
-  j.attribute("helper_insns", m.other_insns);
-  j.attribute("thunk_insns", m.thunk_insns);
+  if (m.own_insns > 0) { // counted
+    j.attribute("own_insns", m.own_insns);
+    j.attribute("helper_insns", m.other_insns);
+    j.attribute("thunk_insns", m.thunk_insns);
+  }
   j.attributeArray("placement_ns", [&] {
     for (double ns : m.ns)
       j.value(ns);

@@ -111,10 +111,11 @@ BenchOptions Suite::settings(const Workload &w) const {
   options.placements = o_.placements ? o_.placements : o_.quick ? 4 : 32;
   options.ablation_placements = o_.quick ? 1 : 8;
   options.measure.rounds = o_.rounds ? o_.rounds : o_.quick ? 2 : 5;
-  options.measure.seconds = o_.quick ? 4 : 40;
+  options.measure.seconds = o_.quick ? 2 : 40;
   options.measure.progress = isatty(STDERR_FILENO);
   options.fidelity = true;
   options.ablations = !w.single;
+  options.measure.counted_packets = o_.quick ? 25 : 100;
   if (w.single)
     options.measure.counted_packets = 1; // a hundred thousand instructions each
   return options;
