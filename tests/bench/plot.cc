@@ -12,8 +12,11 @@ namespace {
 
 using llvm::formatv;
 
-constexpr const char *colours[] = {"#9aa5b1", "#2f6fb3", "#d9822b", "#3a9a5b", "#b5485d",
-                                   "#7a5bb0", "#c9a227", "#3aa6a6", "#8a5a3c", "#5b6b7a"};
+/// Apart from each other in hue and lightness, so that neighbours in a bar can be told.
+constexpr const char *colours[] = {"#b8bfc7", "#1f4e8c", "#e8912d", "#3a9a5b", "#c2384a",
+                                   "#7a5bb0", "#f0c808", "#19a7a0", "#8a5a3c", "#e377c2",
+                                   "#7fb3e6", "#a3c644", "#5b2333", "#ff8a70", "#0b6e4f",
+                                   "#b39ddb", "#6b6b00", "#00324a", "#d4a373", "#444444"};
 
 std::string escaped(const std::string &text) {
   std::string out;
@@ -76,7 +79,7 @@ std::string plot_bars(const std::string &title, const std::string &unit, const s
     double sum = 0;
     for (const auto &[name, value] : b.parts) {
       sum += value;
-      if (std::find(names.begin(), names.end(), name) == names.end())
+      if (value > 0 && std::find(names.begin(), names.end(), name) == names.end())
         names.push_back(name);
     }
     most = std::max(most, sum);
@@ -90,6 +93,8 @@ std::string plot_bars(const std::string &title, const std::string &unit, const s
     double x = left;
     svg.text(left - 8, y + 15, bars[i].label, "end");
     for (const auto &[name, value] : bars[i].parts) {
+      if (value <= 0)
+        continue;
       const size_t colour = size_t(std::find(names.begin(), names.end(), name) - names.begin());
       svg.rect(x, y + 3, value * scale, row - 7, colours[colour % std::size(colours)]);
       x += value * scale;
