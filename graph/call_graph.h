@@ -100,7 +100,9 @@ struct CallGraph {
   std::span<const Site> sites_of(ProgId p) const;
   std::span<const Edge> edges_of(ProgId p) const;
   /// How often a run entered the program, if that is known.
-  std::optional<uint64_t> runs_of(ProgId p) const { return runs.empty() ? std::nullopt : runs[index(p)]; }
+  std::optional<uint64_t> runs_of(ProgId p) const {
+    return index(p) < runs.size() ? runs[index(p)] : std::nullopt;
+  }
   /// The array of that map, or null.
   const ProgArray *array_of(MapId map) const;
   /// Programs that the call may reach: `to`, or the contents of the array(s); sorted, once each.

@@ -20,6 +20,7 @@
 
 #include "llvm/IR/IRBuilder.h"
 #include "llvm/IR/IntrinsicInst.h"
+#include "llvm/IR/MDBuilder.h"
 #include "llvm/Support/FormatVariadic.h"
 
 #include <algorithm>
@@ -345,6 +346,17 @@ private:
     return Error::success();
   }
 
+  /// What a run has shown of a choice. A way that was never taken keeps a weight of 1.
+  static void weigh(SwitchInst &choice, std::span<const uint64_t> calls) {
+    const uint64_t most = *std::max_element(calls.begin(), calls.end());
+    if (most == 0)
+      return;
+    std::vector<uint32_t> weights;
+    for (uint64_t n : calls)
+      weights.push_back(uint32_t(n / (most / INT32_MAX + 1)) + 1);
+    choice.setMetadata(LLVMContext::MD_prof, MDBuilder(choice.getContext()).createBranchWeights(weights));
+  }
+
   Error select_by_index() {
     std::vector<MapId> maps = maps_of_site();
     for (size_t i = 0; i < maps.size(); ++i) {
@@ -357,15 +369,18 @@ private:
       }
       BasicBlock *other = block("other");
       SwitchInst *choice = b_.CreateSwitch(index_, other);
+      std::vector<uint64_t> calls{0}; // in the order of the successors
       for (const PlannedEdge &a : plan_.alternatives) {
         if (a.edge.map != maps[i])
           continue;
+        calls.push_back(a.edge.calls);
         BasicBlock *bb = block("slot" + Twine(a.edge.slot));
         choice->addCase(b_.getInt32(a.edge.slot), bb);
         b_.SetInsertPoint(bb);
         if (Error e = alternative(a))
           return e;
       }
+      weigh(*choice, calls);
       b_.SetInsertPoint(other);
       if (Error e = otherwise())
         return e;
@@ -391,7 +406,11 @@ private:
                       behind_);
       b_.SetInsertPoint(in_range);
       Value *object = load_slot(maps[i], index_);
-      for (const PlannedEdge &a : plan_.alternatives) {
+      std::vector<PlannedEdge> likely_first = plan_.alternatives;
+      std::stable_sort(
+          likely_first.begin(), likely_first.end(),
+          [](const PlannedEdge &a, const PlannedEdge &b) { return a.edge.calls > b.edge.calls; });
+      for (const PlannedEdge &a : likely_first) {
         BasicBlock *next = block("next");
         b_.CreateCondBr(b_.CreateICmpEQ(object, program_symbol_of(*a.edge.to)), committed(a), next);
         b_.SetInsertPoint(next);
