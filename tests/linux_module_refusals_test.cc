@@ -174,6 +174,8 @@ TEST(ReadModuleKernel, RefusesAsTheKernelDoes) {
                   .image = image,
                   .entries = {{"test_image", "ujit_0123456789abcdef_e0", ProgType::xdp}},
                   .instance = {0},
+                  .maps = {},
+                  .programs = {},
                   .addresses = {{"bpf_ktime_get_ns", 0xffffffff81000000}}};
   for (const std::string &name : module_functions())
     spec.addresses[name] = 0xffffffff81000000;
