@@ -120,7 +120,8 @@ TEST_F(KernelInline, TablesThatAreNotKnownAreTheKernels) {
   const std::string text = ir(lookup(), {}, element);
   EXPECT_COUNT(text, "call ptr @__htab_map_lookup_elem(", 1);
   EXPECT_COUNT(text, "@ujit.table", 0);
-  for (const InstanceSlot &slot : InstanceLayout(pipeline_).slots())
+  const InstanceLayout layout(pipeline_);
+  for (const InstanceSlot &slot : layout.slots())
     EXPECT_TRUE(slot.kind != InstanceSlot::table && slot.kind != InstanceSlot::values);
 }
 
