@@ -451,6 +451,7 @@ private:
                              .merge_bytes = enabled("merge-bytes"),
                              .loops = enabled("loops"),
                              .conditions = enabled("conditions"),
+                             .split_paths = enabled("split-paths"),
                              .skb_helpers = enabled("inline-skb-helpers"),
                              .rotates = enabled("rotates"),
                              .vectors = enabled("vectors") && !for_kernel(),

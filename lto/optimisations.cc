@@ -14,6 +14,7 @@ static constexpr OptimisationName names[] = {
     {"forward-state", "stores are forwarded to loads behind a tail call; overwritten stores go"},
     {"merge-bytes", "loads and stores of bytes that are a word become one"},
     {"conditions", "checks that earlier checks imply go"},
+    {"split-paths", "what is asked again later, such as for a VLAN tag, has code of its own for each answer"},
     {"loops", "loops are rotated and unrolled, what does not change in them is computed before"},
     {"rotates", "shifts of a word and of what it was mixed from are rotates"},
     {"vectors", "loops use vector registers, in the embedded kernel"},

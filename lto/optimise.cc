@@ -46,6 +46,8 @@ constexpr size_t full_limit = 60'000;
 /// Global value numbering and dead store elimination are a third of the passes' time; on large functions,
 /// early CSE over memory SSA had already forwarded what they would have.
 constexpr size_t forward_limit = 4'000;
+/// Each is followed by another round of the passes.
+constexpr unsigned most_splits = 4;
 
 Effort effort_for(const Function &f) {
   if (f.hasFnAttribute(huge_attribute))
@@ -311,6 +313,12 @@ void optimise_fused(Module &module, TargetMachine &tm, const Pipeline &pipeline,
     run(f, fused_passes(effort, mine));
     if (effort != Effort::full || !small)
       continue;
+    for (unsigned n = 0; n < most_splits && options.forward_state && options.split_paths &&
+                         split_paths(f, fam.getResult<DominatorTreeAnalysis>(f), forward_limit);
+         ++n) {
+      changed(f);
+      run(f, fused_passes(effort, mine));
+    }
     if (options.merge_bytes && merge_bytes(f, fam.getResult<AAManager>(f)))
       changed(f);
     if (options.loops && !fam.getResult<LoopAnalysis>(f).empty())

@@ -45,6 +45,7 @@ struct PassOptions {
   bool merge_bytes = true;   ///< words that were split into bytes
   bool loops = true;         ///< loop passes, tail calls of oneself
   bool conditions = true;    ///< what dominating conditions imply
+  bool split_paths = true;   ///< code apart for each answer to a question that is asked again
   bool skb_helpers = true;   ///< for kernels that are known: helpers on packets become code
   bool rotates = true;       ///< funnel shifts that are rotates
   bool vectors = false;      ///< loops may use vector registers: never in a kernel

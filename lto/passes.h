@@ -2,6 +2,7 @@
 #pragma once
 
 #include "llvm/Analysis/AliasAnalysis.h"
+#include "llvm/IR/Dominators.h"
 #include "llvm/IR/Function.h"
 #include "llvm/IR/PassManager.h"
 
@@ -14,6 +15,11 @@ bool merge_bytes(llvm::Function &function, llvm::AAResults &aliases);
 /// A tail call of the function itself becomes a branch back behind its entry, so that the frame is set up
 /// once and what does not change is computed once. Returns whether there was one.
 bool loop_self_calls(llvm::Function &function);
+
+/// Splits the first join behind which the same question is asked again, so that each of its answers has code
+/// of its own, unless the function would grow beyond `limit` instructions. Returns whether there was one;
+/// then value numbering has to follow.
+bool split_paths(llvm::Function &function, const llvm::DominatorTree &tree, size_t limit);
 
 /// Copies that loop passes make of a load are loads of their own, as are those by inlining (single_fetch.h):
 /// after `make_copies`, each gets a discriminator of its own.
