@@ -93,7 +93,7 @@ TEST(SplitPaths, NotBeyondTheLimit) {
   EXPECT_TRUE(Parsed(asks(3)).split(2 * size));
 }
 
-TEST(SplitPaths, NotTheHeadOfALoop) { EXPECT_FALSE(Parsed(asks(3, true)).split()); }
+TEST(SplitPaths, NotTheHeadOfALoop) { EXPECT_FALSE(Parsed(asks(2, true)).split()); }
 
 } // namespace
 } // namespace ujit
