@@ -219,6 +219,7 @@ private:
     options.inline_lookups = enabled("inline-lookups");
     options.inline_hash_lookups = enabled("inline-hash-lookups") &&
                                   (pipeline_.kernel ? pipeline_.kernel->layout.search_htab : !for_kernel());
+    options.inline_helpers = enabled("inline-helpers") && !for_kernel() && !pipeline_.kernel;
     options.fold_config = enabled("fold-config");
     options.branch_hints = enabled("hot-paths");
     return options;

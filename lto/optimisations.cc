@@ -9,6 +9,8 @@ static constexpr OptimisationName names[] = {
     {"helper-effects", "calls of helpers carry what they may read and write"},
     {"inline-lookups", "array and per-CPU array lookups become address arithmetic"},
     {"inline-hash-lookups", "hash tables are searched inline"},
+    {"inline-helpers",
+     "checksum differences and packet bytes of a constant size are code, in the embedded kernel"},
     {"fold-config", "read-only data becomes constants before the graph is built"},
     {"inline-skb-helpers", "helpers on packets that are linear and not shared become code, in kernels"},
     {"forward-state", "stores are forwarded to loads behind a tail call; overwritten stores go"},

@@ -269,7 +269,9 @@ protected:
     FibRoute route;
     route.ifindex = 9;
     x.routes = {route};
-    auto result = check(x, {}, false);
+    LinkOptions options;
+    options.disabled = {"inline-helpers"}; // code has no row
+    auto result = check(x, options, false);
     if (!result) {
       ADD_FAILURE() << llvm::toString(result.takeError());
       return 0;

@@ -57,6 +57,7 @@ struct TranslateOptions {
   bool helper_effects = true;
   bool inline_lookups = true;
   bool inline_hash_lookups = false; ///< in verified form only where KernelLayout::search_htab says so
+  bool inline_helpers = false; ///< as the embedded kernel has them
   bool fold_config = true;
   bool branch_hints = true; ///< bounds checks of packets say which way they go
 };

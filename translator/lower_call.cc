@@ -146,6 +146,8 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
     clobber(cpu);
     return Error::success();
   }
+  if (lower_small_helper(slot, *helper))
+    return Error::success();
   std::optional<uint32_t> callback;
   if (effects && effects->callback) {
     callback = inlined_callback(id);

@@ -146,6 +146,11 @@ private:
   void lower_table_lookup(uint32_t map); ///< lower_lookup.cc
   Value *key_word(const Access &key, uint32_t at, uint32_t size);
   void lower_loop(uint32_t slot, uint32_t callback);
+  /// Those of lower_helper.cc; false: it stays a call.
+  bool lower_small_helper(uint32_t slot, const Helper &helper);
+  bool lower_checksum_difference(uint32_t slot);
+  Value *sum_words(uint32_t slot, unsigned reg, uint64_t size);
+  bool lower_packet_copy(uint32_t slot);
   Value *callback_thunk(uint32_t subprogram);
   llvm::CallInst *call_subprogram(uint32_t callee, llvm::ArrayRef<std::pair<Value *, Provenance>> args);
   void describe_effects(llvm::CallInst *call, const Helper &helper, const HelperEffects *effects);
