@@ -5,12 +5,14 @@
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/raw_ostream.h"
 
+#include <poll.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstring>
 #include <thread>
 
@@ -21,6 +23,7 @@ namespace {
 using llvm::formatv;
 
 constexpr uint32_t rows = 30;
+constexpr int longest_link_seconds = 180;
 
 /// Blocks of some 20 instructions until the program is as long as wanted. Jumps are short: distances have 16
 /// bits.
@@ -142,10 +145,19 @@ Expected<LinkPoint> measure_link(uint32_t programs, uint32_t insns, unsigned thr
   }
   close(ends[1]);
   LinkPoint point;
-  const bool whole = read(ends[0], &point, sizeof point) == sizeof point;
+  pollfd answer{ends[0], POLLIN, 0};
+  const bool in_time = poll(&answer, 1, longest_link_seconds * 1000) == 1;
+  const bool whole = in_time && read(ends[0], &point, sizeof point) == sizeof point;
   close(ends[0]);
+  if (!in_time)
+    kill(child, SIGKILL);
   int status = 0;
   waitpid(child, &status, 0);
+  if (!in_time)
+    return unsupported(formatv("the link of {0} programs of {1} instructions takes more than {2} seconds",
+                               programs, insns, longest_link_seconds)
+                           .str())
+        .error();
   if (!whole || status != 0)
     return internal_error(formatv("the link of {0} programs failed", programs).str()).error();
   return point;

@@ -277,32 +277,32 @@ Error Suite::keep_code() {
   return Error::success();
 }
 
+/// Links that fail or take too long are left out, and are errors in the end.
 Error Suite::scale() {
-  auto add = [&](std::vector<LinkPoint> &to, uint32_t programs, uint32_t insns, unsigned threads) -> Error {
+  Error failed = Error::success();
+  auto add = [&](std::vector<LinkPoint> &to, uint32_t programs, uint32_t insns, unsigned threads) {
     Expected<LinkPoint> p = measure_link(programs, insns, threads);
-    if (!p)
-      return p.takeError();
+    if (!p) {
+      failed = llvm::joinErrors(std::move(failed), p.takeError());
+      return;
+    }
     to.push_back(*p);
     if (isatty(STDERR_FILENO))
       llvm::errs() << formatv("\r\x1b[Klinked: {0} programs of {1} instructions, {2:F1} s", p->programs,
                               p->insns_each, p->seconds);
-    return Error::success();
   };
   const unsigned all = std::max(1u, std::thread::hardware_concurrency());
   for (uint32_t programs : {1u, 5u, 10u, 50u, 100u, 500u, 1000u, 2000u, 5000u})
     if (!o_.quick || programs <= 500)
-      if (Error e = add(results_.by_programs, programs, 200, all))
-        return e;
+      add(results_.by_programs, programs, 200, all);
   for (unsigned threads = 1; threads <= all; threads *= 2)
-    if (Error e = add(results_.by_threads, o_.quick ? 100 : 500, 200, threads))
-      return e;
+    add(results_.by_threads, o_.quick ? 100 : 500, 200, threads);
   for (uint32_t insns : {1000u, 10'000u, 100'000u, 1'000'000u})
     if (!o_.quick || insns <= 10'000)
-      if (Error e = add(results_.large, 1, insns, all))
-        return e;
+      add(results_.large, 1, insns, all);
   if (isatty(STDERR_FILENO))
     llvm::errs() << "\r\x1b[K";
-  return Error::success();
+  return failed;
 }
 
 /// Replaces what stands between the markers of that name, if the text has them.
@@ -338,10 +338,10 @@ Error Suite::write_results() {
       {"bench.json", print_results(results_)},
       {"bench.md", table + "\n" + print_optimisations(results_) + "\n" + print_scaling(results_)},
       {"speedup.svg", plot_speedups(results_)}};
-  if (!results_.by_programs.empty()) {
+  if (!results_.by_programs.empty())
     files.emplace_back("scaling.svg", plot_scaling(results_));
+  if (!results_.by_threads.empty())
     files.emplace_back("threads.svg", plot_threads(results_));
-  }
   for (const auto &[name, text] : files)
     if (Error e = write_file(out + name, text))
       return e;
@@ -357,10 +357,10 @@ Error Suite::run() {
   if (Error e = measure_all())
     return e;
   Error failed = o_.no_scaling ? Error::success() : scale();
-  if (Error e = llvm::joinErrors(write_results(), std::move(failed))) // what there is is worth writing
-    return e;
+  if (Error e = write_results()) // what there is, is worth writing
+    return llvm::joinErrors(std::move(e), std::move(failed));
   llvm::sys::fs::remove_directories(measured_folder());
-  return Error::success();
+  return failed;
 }
 
 } // namespace
