@@ -252,12 +252,11 @@ std::string print_optimisations(const Results &results) {
   if (names.empty())
     return {};
   std::string text = head + "\n" + line + "\n";
-  for (const std::string &name : names) {
-    text += "| " + name.substr(strlen("fused, no ")) + " |";
+  auto add_row = [&](const std::string &label, auto is_row) {
+    text += "| " + label + " |";
     for (const BenchResult *r : columns) {
       const double all = r->find(BenchForm::fused)->measured.own_insns;
-      auto row =
-          std::find_if(r->rows.begin(), r->rows.end(), [&](const BenchRow &b) { return b.name == name; });
+      const auto row = std::find_if(r->rows.begin(), r->rows.end(), is_row);
       if (row == r->rows.end() || !row->left_out.empty())
         text += " - |";
       else if (const double more = row->measured.own_insns - all; std::abs(more) < 0.5)
@@ -266,7 +265,10 @@ std::string print_optimisations(const Results &results) {
         text += formatv(" {0}{1:F0} |", more > 0 ? "+" : "", more).str();
     }
     text += '\n';
-  }
+  };
+  for (const std::string &name : names)
+    add_row(name.substr(strlen("fused, no ")), [&](const BenchRow &row) { return row.name == name; });
+  add_row("*with a profile*", [](const BenchRow &row) { return row.form == BenchForm::profiled; });
   return text;
 }
 
