@@ -36,8 +36,9 @@ uint64_t do_nothing(void *, const uint64_t *) { return 0; }
 
 bool is_array(const Map &map) { return map.type == MapType::array || map.type == MapType::percpu_array; }
 
+/// The lower one of two: a disturbance only makes it longer.
 double median(std::vector<double> values) {
-  auto middle = values.begin() + long(values.size() / 2);
+  auto middle = values.begin() + long((values.size() - 1) / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
 }
