@@ -11,6 +11,7 @@
 #include "lto/noise.h"
 #include "lto/witness.h"
 
+#include "kernel-iface/linux/helper_calls.h"
 #include "kernel-iface/linux/maps.h"
 #include "kernel-iface/linux/private_network.h"
 
@@ -90,6 +91,10 @@ private:
   Error compare_all(size_t limit) {
     Trace before = new_trace(x_, "kernel"), between = new_trace(x_, "installed"),
           after = new_trace(x_, "kernel");
+    Expected<HelperCalls> calls = HelperCalls::watch();
+    before.sees_calls = between.sees_calls = after.sees_calls = bool(calls);
+    if (!calls)
+      out_.no_calls = llvm::toString(calls.takeError());
     for (const Turn &t : turns(x_, ways_)) {
       if (Error e = witness_.forget())
         return e;
@@ -98,12 +103,21 @@ private:
           {installed_.loaded(), between, installed_entrances_[t.number]},
           {witness_.loaded(), after, witness_entrances_[t.number]}};
       for (const auto &[kernel, trace, entrance] : runs) {
+        if (before.sees_calls)
+          if (Error e = calls->forget())
+            return e;
         Expected<TestRunResult> run = run_turn(kernel, t, entrance);
         if (!run)
           return run.takeError();
         cpu_ = run->not_runnable.empty() ? run->cpu : cpu_;
         if (Error e = observe(x_, kernel, std::move(*run), trace))
           return e;
+        if (!before.sees_calls)
+          continue;
+        Expected<std::vector<std::string>> seen = calls->take();
+        if (!seen)
+          return seen.takeError();
+        trace.packets.back().calls = std::move(*seen);
       }
       ++out_.packets;
       if (!before.packets.back().not_run.empty()) {

@@ -33,6 +33,7 @@ struct InstalledCheck {
   InstalledFacts facts;
   size_t packets = 0;                   ///< times ways in
   size_t not_run = 0;                   ///< of these: not taken by test runs of this kernel
+  std::string no_calls;                 ///< why redirects and tunnel keys were not seen; empty: they were
   Comparison comparison;                ///< the field of a packet's difference says the way in
   std::map<std::string, size_t> varied; ///< what the originals' own two runs did not agree on, how often
   std::vector<InstalledPath> paths;     ///< the most expensive first, over all their runs

@@ -17,6 +17,14 @@ class Leveller {
 public:
   explicit Leveller(const Pipeline &pipeline) : pipeline_(pipeline) {}
 
+  void observation(const Observation &before, Observation &between, const Observation &after) {
+    if (before.calls != after.calls) {
+      between.calls = before.calls;
+      ++varied_["helper calls"];
+    }
+    packet(before.result, between.result, after.result);
+  }
+
   void packet(const PacketResult &before, PacketResult &between, const PacketResult &after) {
     if (before.value != after.value) {
       between.value = before.value;
@@ -110,7 +118,7 @@ std::map<std::string, size_t> level_noise(const Pipeline &pipeline, const Trace 
                                           const Trace &after) {
   Leveller leveller(pipeline);
   for (size_t i = 0; i < before.packets.size(); ++i)
-    leveller.packet(before.packets[i].result, between.packets[i].result, after.packets[i].result);
+    leveller.observation(before.packets[i], between.packets[i], after.packets[i]);
   for (MapSeed &m : between.maps) {
     const auto named = [&](const MapSeed &other) { return other.map == m.map; };
     const auto a = llvm::find_if(before.maps, named), c = llvm::find_if(after.maps, named);

@@ -39,7 +39,7 @@ public:
     for (size_t i = 0; i < std::min(left_.packets.size(), right_.packets.size()); ++i) {
       packet_ = i;
       if (left_.packets[i].not_run.empty() && right_.packets[i].not_run.empty())
-        packet(left_.packets[i].result, right_.packets[i].result);
+        observation(left_.packets[i], right_.packets[i]);
     }
     packet_.reset();
     for (const MapSeed &l : left_.maps) {
@@ -67,6 +67,12 @@ private:
       return;
     const auto at = size_t(l - left.begin());
     differ(field, hex_line(left, at), hex_line(right, at));
+  }
+
+  void observation(const Observation &l, const Observation &r) {
+    packet(l.result, r.result);
+    if (left_.sees_calls && right_.sees_calls && l.calls != r.calls)
+      differ("helper calls", llvm::join(l.calls, ", "), llvm::join(r.calls, ", "));
   }
 
   void packet(const PacketResult &l, const PacketResult &r) {

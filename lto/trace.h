@@ -14,7 +14,8 @@ namespace ujit {
 
 struct Observation {
   PacketResult result;
-  std::string not_run; ///< why this executor did not take the packet; the result is empty then
+  std::string not_run;            ///< why this executor did not take the packet; the result is empty then
+  std::vector<std::string> calls; ///< of helpers whose effects are not in the result (helper_calls.h)
 };
 
 struct Trace {
@@ -24,7 +25,7 @@ struct Trace {
   double measured_seconds = 0; ///< of the rounds that execute_image() was asked to measure
 
   // What this executor can see.
-  bool sees_redirects = true, sees_clones = true, sees_printed = true;
+  bool sees_redirects = true, sees_clones = true, sees_printed = true, sees_calls = false;
   /// Bytes of the context struct that it sees, as (offset, size); none: all of it.
   std::optional<std::vector<std::pair<uint32_t, uint32_t>>> context_ranges;
   bool pads_events = false; ///< samples may have padding behind them, as the kernel's perf ring adds

@@ -1,6 +1,7 @@
 // What decides whether an installed image counts as equal: contexts, paths as the kernel takes them, and what
 // the originals' own two runs do not agree on.
 #include "kernel-iface/linux/capabilities.h"
+#include "kernel-iface/linux/helper_calls.h"
 #include "kernel-iface/linux/module.h"
 #include "lto/check_installed.h"
 #include "lto/entrance.h"
@@ -273,6 +274,14 @@ std::string no_images() {
   return kernel ? kernel->refusal : llvm::toString(kernel.takeError());
 }
 
+void nine_becomes_eight(llvm::Module &module) {
+  for (llvm::Function &f : module)
+    for (llvm::Instruction &i : llvm::instructions(f))
+      for (llvm::Use &operand : i.operands())
+        if (auto *c = llvm::dyn_cast<llvm::ConstantInt>(operand); c && c->equalsInt(9))
+          operand.set(llvm::ConstantInt::get(c->getType(), 8));
+}
+
 TEST_F(LinuxCheckInstalled, ClocksAreNoDifference) {
   if (const std::string why = no_images(); !why.empty())
     GTEST_SKIP() << why;
@@ -290,17 +299,50 @@ TEST_F(LinuxCheckInstalled, ClocksAreNoDifference) {
   EXPECT_EQ(r->paths.size(), 3u);
 }
 
+/// What no test run shows. An image that redirects to 8 where the chain redirects to 9.
+TEST_F(LinuxCheckInstalled, RedirectsAreSeen) {
+  if (const std::string why = no_images(); !why.empty())
+    GTEST_SKIP() << why;
+  constexpr int redirect = 23;
+  Pipeline p;
+  p.programs = {program("entry", code({mov(1, 9), mov(2, 0), helper(redirect), exit()}), tc)};
+  p.entries = {ProgId(0)};
+  {
+    LoadedPipeline loaded = llvm::cantFail(load_into_kernel(p, {}));
+    auto calls = HelperCalls::watch();
+    if (!calls)
+      GTEST_SKIP() << llvm::toString(calls.takeError());
+    TunnelKey key;
+    key.id = 5;
+    key.remote = key.local = {10, 0, 0, 2};
+    const Entrance entrance = llvm::cantFail(Entrance::make(key, loaded.fd(ProgId(0))));
+    TestRunOptions options;
+    options.instead = entrance.fd();
+    ASSERT_FALSE(bool(calls->forget()));
+    llvm::cantFail(loaded.run(ProgId(0), packets[0].bytes, options));
+    const std::vector<std::string> seen = llvm::cantFail(calls->take());
+    ASSERT_EQ(seen.size(), 2u);
+    EXPECT_TRUE(llvm::StringRef(seen[0]).starts_with("bpf_skb_set_tunnel_key(0x2c, 0x0, 05000000"))
+        << seen[0];
+    EXPECT_EQ(seen[1], "bpf_redirect(0x9, 0x0)");
+  }
+  test_hooks.lowered = nine_becomes_eight;
+  Manifest manifest;
+  const Execution x{p, ProgId(0), packets, {}, {}};
+  auto r = check_installed(x, marks({0}), manifest, {});
+  test_hooks = {};
+  ASSERT_TRUE(bool(r)) << llvm::toString(r.takeError());
+  EXPECT_EQ(r->no_calls, "");
+  ASSERT_EQ(r->comparison.total, 2u);
+  EXPECT_EQ(r->comparison.differences[0].field, "helper calls (mark 0)");
+  EXPECT_EQ(r->comparison.differences[0].right_value, "bpf_redirect(0x8, 0x0)");
+}
+
 /// An image that gives 8 where the chain gives 9.
 TEST_F(LinuxCheckInstalled, WrongCodeIsADifference) {
   if (const std::string why = no_images(); !why.empty())
     GTEST_SKIP() << why;
-  test_hooks.lowered = [](llvm::Module &module) {
-    for (llvm::Function &f : module)
-      for (llvm::Instruction &i : llvm::instructions(f))
-        for (llvm::Use &operand : i.operands())
-          if (auto *c = llvm::dyn_cast<llvm::ConstantInt>(operand); c && c->equalsInt(9))
-            operand.set(llvm::ConstantInt::get(c->getType(), 8));
-  };
+  test_hooks.lowered = nine_becomes_eight;
   const Pipeline p = example();
   Manifest manifest;
   const Execution x{p, ProgId(0), packets, {}, {}};

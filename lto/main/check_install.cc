@@ -68,6 +68,8 @@ void print(const std::string &name, const InstalledCheck &r, llvm::raw_ostream &
     os << "no difference\n";
   if (r.not_run)
     os << formatv("  {0} packets are not taken by test runs of this kernel\n", r.not_run);
+  if (!r.no_calls.empty())
+    os << "  not seen    redirects and tunnel keys: " << r.no_calls << '\n';
   for (const auto &[field, times] : r.varied)
     os << formatv("  varies      {0}: {1} times between two runs of the stock chain, not compared there\n",
                   field, times);
@@ -146,6 +148,7 @@ json::Object to_json(const std::string &name, const InstalledCheck &r) {
   o["differences"] = int64_t(r.comparison.total);
   o["first_differences"] = std::move(differences);
   o["varied"] = std::move(varied);
+  o["no_calls"] = r.no_calls;
   add_reach(o, r.reached, r.facts.possible);
   o["unfused"] = std::move(unfused);
   o["notes"] = json::Array(r.facts.report.notes);
