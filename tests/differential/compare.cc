@@ -352,8 +352,9 @@ std::string insn_text(const Pipeline &pipeline, const Program &program, uint32_t
 
 void print_map(const Sample &sample, const Map &map, size_t id, std::string &out) {
   const EdgeKind kind = EdgeKind(sample.edges[id]);
-  out += formatv("-- map {0} {1} key={2} value={3} entries={4}{5}{6}{7}\n", map.name, name_of(map.type),
-                 map.key_size, map.value_size, map.max_entries, map.frozen ? " frozen" : "",
+  out += formatv("-- map {0} {1} key={2} value={3} entries={4}{5}{6}{7}{8}\n", map.name, name_of(map.type),
+                 map.key_size, map.value_size, map.max_entries,
+                 map.flags ? formatv(" flags={0}", map.flags).str() : "", map.frozen ? " frozen" : "",
                  sample.scratch[id] ? " scratch" : "",
                  map.type != MapType::prog_array ? ""
                  : kind == EdgeKind::sealed      ? " edges=sealed"

@@ -4,6 +4,7 @@
 #include "tests/differential/program_generator.h"
 
 #include <algorithm>
+#include <linux/bpf.h>
 
 namespace ujit {
 namespace {
@@ -29,7 +30,13 @@ void add_maps(Random &random, Sample &sample, const std::string &prefix) {
   auto &maps = sample.pipeline.maps;
   maps.push_back(make_map(prefix + "arr", MapType::array, 4, array_value_bytes, 4));
   maps.push_back(make_map(prefix + "scr", MapType::percpu_array, 4, array_value_bytes, random.between(1, 2)));
-  maps.push_back(make_map(prefix + "hsh", MapType::hash, 8, hash_value_bytes, 5));
+  const MapType table = random.of({MapType::hash, MapType::hash, MapType::lru_hash, MapType::percpu_hash,
+                                   MapType::lru_percpu_hash, MapType::lpm_trie});
+  // Which element a full LRU map loses is up to it; others refuse the sixth.
+  const bool lru = table == MapType::lru_hash || table == MapType::lru_percpu_hash;
+  maps.push_back(make_map(prefix + "tab", table, 8, table_value_bytes, lru ? 1024 : 5));
+  if (table == MapType::lpm_trie)
+    maps.back().flags = BPF_F_NO_PREALLOC;
   maps.push_back(make_map(prefix + "dat", MapType::array, 4, array_value_bytes, 1));
   maps.push_back(make_map(prefix + "cfg", MapType::array, 4, array_value_bytes, 1));
   maps.push_back(make_map(prefix + "jmp", MapType::prog_array, 4, 4, jump_slots));
@@ -39,12 +46,12 @@ void add_maps(Random &random, Sample &sample, const std::string &prefix) {
   maps[map_config].frozen = true;
   if (random.one_in(2))
     maps[map_config].bound.push_back({"bound", 8, random.of({1u, 2u, 4u, 8u}), random.below(8)});
-  MapSeed array{maps[map_array].name, {}}, hash{maps[map_hash].name, {}};
+  MapSeed array{maps[map_array].name, {}}, hash{maps[map_table].name, {}};
   for (uint8_t i = 0; i < 4; i++) {
     if (random.one_in(2))
       array.entries.push_back({{i, 0, 0, 0}, {bytes(random, array_value_bytes)}});
     if (random.one_in(2))
-      hash.entries.push_back({{i, 0, 0, 0, 0, 0, 0, 0}, {bytes(random, hash_value_bytes)}});
+      hash.entries.push_back({{i, 0, 0, 0, 0, 0, 0, 0}, {bytes(random, table_value_bytes)}});
   }
   sample.seeds = {array, hash};
   sample.scratch.resize(maps.size());
@@ -84,7 +91,8 @@ Sample generate(uint64_t seed, const std::string &prefix) {
   for (uint32_t i = 0; i < programs; i++) {
     const uint32_t statements = random.of({1u, 1u, 2u, 2u, 3u, 3u, 4u, 5u, 8u, 14u});
     sample.pipeline.programs.push_back(
-        ProgramGenerator(random, type, statements).run(prefix + "p" + std::to_string(i)));
+        ProgramGenerator(random, type, sample.pipeline.maps[map_table].type, statements)
+            .run(prefix + "p" + std::to_string(i)));
     sample.pipeline.programs.back().object = prefix + "fuzz";
   }
   sample.pipeline.entries = {ProgId(0)};

@@ -15,14 +15,14 @@ namespace ujit {
 enum SampleMap : uint32_t {
   map_array,
   map_scratch,
-  map_hash,
+  map_table, ///< of any kind with keys of 8 bytes
   map_data,
   map_config,
   map_jump,
   map_other_jump,
   sample_maps
 };
-constexpr uint32_t array_value_bytes = 32, hash_value_bytes = 16, jump_slots = 6;
+constexpr uint32_t array_value_bytes = 32, table_value_bytes = 16, jump_slots = 6;
 
 class Random {
 public:
@@ -44,8 +44,8 @@ private:
 
 class ProgramGenerator {
 public:
-  /// `size`: statements in the main function.
-  ProgramGenerator(Random &random, ProgType type, uint32_t size);
+  /// `table`: what map_table is; `size`: statements in the main function.
+  ProgramGenerator(Random &random, ProgType type, MapType table, uint32_t size);
   /// The whole program.
   Program run(const std::string &name);
 
@@ -84,8 +84,11 @@ private:
   void stack_access();
   void context_access();
   void packet_access();
+  void packet_loop();
+  void copy_bytes();
   void array_access();
-  void hash_access();
+  void array_update();
+  void table_access();
   void data_access();
   void held_access();
   void hold_value();
@@ -94,9 +97,17 @@ private:
   void branch(uint32_t depth);
   void loop(uint32_t depth);
   void call_subprogram();
-  void loop_helper();
+  void callback_helper();
+  void callback(bool elements);
   void tail_call();
+  void counted_tail_call();
   void helper_call();
+  void sum_helper();
+  void load_helper();
+  void change_helper();
+  void fill_buffer();
+  void buffer_address(unsigned dst);
+  void drop_packet();
   uint32_t random_jump();
   /// Loads, stores and atomics at [base, base + bytes).
   void accesses(unsigned base, uint32_t bytes, bool atomics, bool writable);
@@ -107,6 +118,7 @@ private:
 
   Random &random_;
   ProgType type_;
+  MapType table_;
   uint32_t size_;
   Program program_;
   State s_;
@@ -114,8 +126,8 @@ private:
   bool in_loop_ = false;
   uint32_t next_sub_ = 1; ///< first subprogram that the current function may call
   uint32_t subs_ = 0;
-  std::vector<std::pair<uint32_t, uint32_t>> calls_;     ///< instruction, subprogram
-  std::vector<std::pair<uint32_t, uint32_t>> callbacks_; ///< the same for function addresses
+  std::vector<std::pair<uint32_t, uint32_t>> calls_; ///< instruction, subprogram
+  std::vector<std::pair<uint32_t, bool>> callbacks_; ///< instruction; of a map's elements, or of a loop
   uint32_t tail_calls_ = 0;
 };
 
