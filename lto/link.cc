@@ -93,7 +93,8 @@ class Link {
       std::iota(order.begin(), order.end(), size_t(0));
       std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return costs[a] > costs[b]; });
       std::vector<std::optional<Error>> errors(n);
-      std::atomic<size_t> next{0}, done{0};
+      std::atomic<size_t> next, done;
+      next = 0, done = 0; // stores: what is behind them is seen by whoever takes a number
       const auto caller = std::this_thread::get_id();
       arena_.execute([&] {
         tbb::parallel_for(
@@ -109,6 +110,7 @@ class Link {
             tbb::simple_partitioner());
       });
       std::vector<Error> all;
+      all.reserve(done); // a load: what they left is seen here
       for (auto &e : errors)
         all.push_back(std::move(*e));
       return join_sorted(std::move(all));

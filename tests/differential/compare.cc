@@ -2,6 +2,7 @@
 
 #include "tests/differential/program_generator.h"
 #include "tests/support/modes.h"
+#include "translator/frame.h"
 
 #include "llvm/Support/FormatVariadic.h"
 
@@ -275,6 +276,31 @@ Sample mutate(Sample sample, uint64_t seed) {
     blank(program, random.below(uint32_t(program.insns.size())), random.of({1u, 1u, 2u, 4u, 12u}));
   }
   return sample;
+}
+
+bool is_determined(const Sample &sample) {
+  auto reads_unset = [&](const Program &program) -> Expected<bool> {
+    Expected<ProgramFacts> facts = analyse_provenance(sample.pipeline, program);
+    if (!facts)
+      return facts.takeError();
+    for (uint32_t sub = 0; sub < program.subprograms.size(); sub++) {
+      Expected<FrameLayout> frame = layout_frame(sample.pipeline, program, *facts, sub);
+      if (!frame)
+        return frame.takeError();
+      if (std::ranges::any_of(frame->objects, [](const StackObject &o) { return o.zeroed || o.unset; }))
+        return true;
+    }
+    return false;
+  };
+  for (const Program &program : sample.pipeline.programs)
+    if (Expected<bool> unset = reads_unset(program); !unset || *unset) {
+      llvm::consumeError(unset.takeError());
+      return false;
+    }
+  Expected<CallGraph> graph = analyse(sample.pipeline, {});
+  const bool followed = bool(graph);
+  llvm::consumeError(graph.takeError());
+  return followed;
 }
 
 Sample minimise(Sample sample, const std::function<bool(const Sample &)> &fails) {

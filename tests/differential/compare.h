@@ -56,6 +56,10 @@ std::vector<Finding> compare_images(const Batch &batch, std::span<const JobRun> 
 /// The sample with some instructions taken out: code that no generator writes, if a verifier takes it.
 Sample mutate(Sample sample, uint64_t seed);
 
+/// Whether it means the same everywhere: all of its code can be followed (some of it the verifier knows to be
+/// dead by the values of registers), and no stack byte is read that was never written.
+bool is_determined(const Sample &sample);
+
 /// The smallest sample found for which `fails` is still true.
 Sample minimise(Sample sample, const std::function<bool(const Sample &)> &fails);
 

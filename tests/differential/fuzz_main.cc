@@ -24,17 +24,6 @@ struct Options {
   std::string out = ".";
 };
 
-/// The verifier knows some code to be dead by the values of registers; we look at all of it, and refuse
-/// programs whose dead code makes no sense.
-bool is_followed(const Sample &sample) {
-  auto graph = analyse(sample.pipeline, {});
-  if (!graph) {
-    llvm::consumeError(graph.takeError());
-    return false;
-  }
-  return true;
-}
-
 class Fuzzer {
 public:
   explicit Fuzzer(const Options &options) : options_(options) {}
@@ -125,7 +114,7 @@ private:
   void replace_by_mutant(Sample &sample, uint64_t seed) {
     Sample mutant = mutate(sample, seed);
     KernelVerdict verdict = compare_with_kernel(mutant); // a difference: it gives away an address
-    if (verdict.refused.empty() && verdict.finding.empty() && is_followed(mutant)) {
+    if (verdict.refused.empty() && verdict.finding.empty() && is_determined(mutant)) {
       mutants_++;
       sample = std::move(mutant);
     }
@@ -151,8 +140,9 @@ private:
     if (!verdict.finding.empty()) {
       failed_++;
       llvm::outs() << llvm::formatv("seed {0}: {1}\n", seed, verdict.finding);
-      Sample small =
-          minimise(sample, [](const Sample &s) { return !compare_with_kernel(s).finding.empty(); });
+      Sample small = minimise(sample, [](const Sample &s) {
+        return is_determined(s) && !compare_with_kernel(s).finding.empty();
+      });
       write(seed, small, verdict.finding);
     }
   }
@@ -163,6 +153,8 @@ private:
     llvm::outs().flush();
     const bool kernel = in_kernel_ > 0;
     Sample small = minimise(sample, [&](const Sample &s) {
+      if (!is_determined(s))
+        return false;
       if (kernel) { // programs that the verifier takes, and that do not give away addresses
         KernelVerdict verdict = compare_with_kernel(s);
         if (!verdict.refused.empty() || !verdict.finding.empty())
