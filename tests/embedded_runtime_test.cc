@@ -178,10 +178,16 @@ TEST(Worker, EveryEndIsAValue) {
   WorkerLimits short_time;
   short_time.time = std::chrono::milliseconds(100);
   auto spin = []() -> Bytes {
+    for (volatile bool on = true; on;) {
+    }
+    return {};
+  };
+  auto sleep = []() -> Bytes {
     while (true)
       pause();
   };
   EXPECT_EQ(fault(spin, short_time).kind, WorkerFault::timed_out);
+  EXPECT_EQ(fault(sleep, short_time).kind, WorkerFault::timed_out);
   EXPECT_EQ(fault([]() -> Bytes { __builtin_trap(); }).number, SIGILL);
   EXPECT_EQ(fault([]() -> Bytes { _exit(3); }), (WorkerFault{.kind = WorkerFault::exited, .number = 3}));
   EXPECT_EQ(fault([]() -> Bytes {

@@ -1,5 +1,5 @@
 // The child writes one record into a pipe: a tag byte, then the result's bytes or a WorkerFault. The parent
-// reads until the pipe closes or time is up, and believes a result only if it is whole.
+// reads until the pipe closes, or all patience is spent, and believes a result only if it is whole.
 #include "kernel-iface/embedded/worker.h"
 
 #include "llvm/Support/FormatVariadic.h"
@@ -13,6 +13,7 @@
 #include <new>
 #include <poll.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -85,6 +86,9 @@ uint64_t address_space() {
                             const WorkerLimits &limits) {
   fault_pipe = pipe;
   catch_signals();
+  const auto us = std::chrono::duration_cast<std::chrono::microseconds>(limits.time).count();
+  itimerval timer = {{}, {us / 1'000'000, us % 1'000'000}};
+  setitimer(ITIMER_PROF, &timer, nullptr); // ends with SIGPROF
   rlimit no_core = {0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
   if (limits.memory_bytes) {
@@ -129,7 +133,9 @@ bool read_until(int fd, std::chrono::steady_clock::time_point deadline, std::vec
 
 WorkerFault ended(int status) {
   WorkerFault fault;
-  fault.kind = WIFSIGNALED(status) ? WorkerFault::signal : WorkerFault::exited;
+  fault.kind = !WIFSIGNALED(status)          ? WorkerFault::exited
+               : WTERMSIG(status) == SIGPROF ? WorkerFault::timed_out
+                                             : WorkerFault::signal;
   fault.number = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
   return fault;
 }
@@ -168,7 +174,8 @@ Expected<WorkerResult> run_in_worker(llvm::function_ref<std::vector<uint8_t>()> 
   }
   close(ends[1]);
   std::vector<uint8_t> record;
-  bool in_time = read_until(ends[0], std::chrono::steady_clock::now() + limits.time, record);
+  bool in_time =
+      read_until(ends[0], std::chrono::steady_clock::now() + WorkerLimits::patience * limits.time, record);
   close(ends[0]);
   if (!in_time)
     kill(child, SIGKILL);

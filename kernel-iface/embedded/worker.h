@@ -13,7 +13,10 @@
 namespace ujit {
 
 struct WorkerLimits {
-  std::chrono::milliseconds time{60'000}; ///< of wall time; then the child is killed
+  /// Of CPU time, so that a busy machine is no fault; then the child is killed. One that sleeps gets
+  /// `patience` times as much of wall time.
+  std::chrono::milliseconds time{60'000};
+  static constexpr int patience = 20;
   uint64_t memory_bytes = 0;              ///< the child may allocate this much more; 0: no limit
 };
 
