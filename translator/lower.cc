@@ -431,6 +431,19 @@ Value *ProgramLowering::values_symbol(uint32_t map) {
   return g;
 }
 
+/// Functions with more are huge too (register_memory_limit): loops within loops, and what passes know of those
+/// grows with the square of their number.
+constexpr size_t jumps_back_limit = 1'000;
+
+static size_t jumps_back(const Program &program, const Subprogram &sub) {
+  size_t n = 0;
+  for (uint32_t i = sub.start; i < sub.end; i += is_wide(program.insns[i]) ? 2 : 1)
+    if (const InsnRow *row = find_row(program.insns[i]);
+        row && (row->op == Op::ja || is_conditional(row->op)))
+      n += jump_target(i, program.insns[i], *row) <= i;
+  return n;
+}
+
 static Function *declare_program(ProgramLowering &p, uint32_t s) {
   const Subprogram &sub = p.program.subprograms[s];
   Type *i64 = Type::getInt64Ty(p.context());
@@ -462,7 +475,7 @@ static Function *declare_program(ProgramLowering &p, uint32_t s) {
   add_code_attributes(*f);
   if (!p.options.resume.empty())
     f->addFnAttr(Attribute::Cold);
-  if (p.program.insns.size() > register_memory_limit)
+  if (p.program.insns.size() > register_memory_limit || jumps_back(p.program, sub) > jumps_back_limit)
     f->addFnAttr(huge_attribute);
   return f;
 }
