@@ -7,6 +7,7 @@
 #include "llvm/Support/FormatVariadic.h"
 
 #include <algorithm>
+#include <linux/bpf.h>
 #include <map>
 
 namespace ujit {
@@ -279,6 +280,10 @@ Sample mutate(Sample sample, uint64_t seed) {
 }
 
 bool is_determined(const Sample &sample) {
+  if (Expected<CallGraph> graph = analyse(sample.pipeline, {}); !graph) {
+    llvm::consumeError(graph.takeError());
+    return false;
+  }
   auto reads_unset = [&](const Program &program) -> Expected<bool> {
     Expected<ProgramFacts> facts = analyse_provenance(sample.pipeline, program);
     if (!facts)
@@ -297,10 +302,7 @@ bool is_determined(const Sample &sample) {
       llvm::consumeError(unset.takeError());
       return false;
     }
-  Expected<CallGraph> graph = analyse(sample.pipeline, {});
-  const bool followed = bool(graph);
-  llvm::consumeError(graph.takeError());
-  return followed;
+  return true;
 }
 
 Sample minimise(Sample sample, const std::function<bool(const Sample &)> &fails) {
@@ -333,6 +335,16 @@ Sample minimise(Sample sample, const std::function<bool(const Sample &)> &fails)
       slots.erase(slots.begin() + long(i));
       attempt(candidate);
     }
+  for (size_t p = 0; p < sample.pipeline.programs.size(); p++) {
+    Sample candidate = sample;
+    Program &program = candidate.pipeline.programs[p];
+    program.insns.resize(2);
+    program.insns[0] = {.opcode = BPF_ALU64 | BPF_MOV | BPF_K};
+    program.insns[1] = {.opcode = BPF_JMP | BPF_EXIT};
+    program.subprograms.resize(1);
+    program.subprograms[0].end = 2;
+    attempt(candidate);
+  }
   for (bool again = true; again;) {
     again = false;
     for (size_t p = 0; p < sample.pipeline.programs.size(); p++)
@@ -343,13 +355,13 @@ Sample minimise(Sample sample, const std::function<bool(const Sample &)> &fails)
           if (blank(candidate.pipeline.programs[p], at, chunk) && attempt(candidate))
             again |= chunk == 1;
         }
-    Sample candidate = sample;
-    for (Program &p : candidate.pipeline.programs)
-      p = compacted(p);
-    if (candidate.pipeline.programs != sample.pipeline.programs)
-      again = attempt(candidate) && again;
-    else
-      again = false;
+    bool shorter = false;
+    for (size_t p = 0; p < sample.pipeline.programs.size(); p++) {
+      Sample candidate = sample;
+      candidate.pipeline.programs[p] = compacted(sample.pipeline.programs[p]);
+      shorter |= candidate.pipeline.programs != sample.pipeline.programs && attempt(candidate);
+    }
+    again &= shorter;
   }
   return sample;
 }
