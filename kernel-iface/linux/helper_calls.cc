@@ -137,7 +137,7 @@ Expected<Fd> attach(const char *symbol, uint32_t type, int program) {
 } // namespace
 
 Expected<HelperCalls> HelperCalls::watch() {
-  const auto file = llvm::MemoryBuffer::getFile("/sys/bus/event_source/devices/kprobe/type");
+  const auto file = llvm::MemoryBuffer::getFileAsStream("/sys/bus/event_source/devices/kprobe/type");
   uint32_t type = 0;
   if (!file || (*file)->getBuffer().trim().getAsInteger(10, type))
     return unsupported("this kernel has no kprobes").error();
