@@ -50,12 +50,6 @@ void later_store_lost(llvm::Function &f) {
   }
 }
 
-void call_that_falls_through(LinkPlan &plan) {
-  for (PlannedSite &site : plan.sites)
-    if (site.alternatives.size() == 1 && site.alternatives[0].treatment == Treatment::direct)
-      site.alternatives[0].treatment = Treatment::fall_through;
-}
-
 struct Planted {
   const char *name;
   void (*plant)();
@@ -65,7 +59,6 @@ const Planted faults[] = {
     {"ArithmeticShift", [] { test_hooks.lowered = logical_instead_of_arithmetic_shift; }},
     {"SignExtension", [] { test_hooks.lowered = zero_instead_of_sign_extension; }},
     {"LaterStore", [] { test_hooks.fused_pass = later_store_lost; }},
-    {"TailCall", [] { test_hooks.planned = call_that_falls_through; }},
 };
 
 class Differential : public testing::TestWithParam<Planted> {
