@@ -122,7 +122,7 @@ private:
         1;
     const PlannedSite &site = *sites[guilty];
     GuiltyEdge edge{planned_name(x_.pipeline, linked.plan, site.from),
-                    linked.graph.summaries[index(site.from)].sites[site.site].insn,
+                    linked.planned_graph().summaries[index(site.from)].sites[site.site].insn,
                     {},
                     false,
                     differs(leaving([&](size_t i) { return i == guilty; }))};

@@ -79,7 +79,7 @@ ImageInfo describe_image(const Pipeline &pipeline, const LinkOptions &options, c
       info.edges.push_back(
           {planned_name(pipeline, plan, site.from), a.edge.to ? planned_name(pipeline, plan, *a.edge.to) : "",
            pipeline[a.edge.map].name, std::string(name_of(a.edge.kind)), std::string(name_of(a.treatment)),
-           result.graph.summaries[index(site.from)].sites[site.site].insn, int64_t(a.edge.slot)});
+           result.planned_graph().summaries[index(site.from)].sites[site.site].insn, int64_t(a.edge.slot)});
   if (result.for_kernel)
     describe_leaving(pipeline, result, info, helpers);
   info.helpers.assign(helpers.begin(), helpers.end());

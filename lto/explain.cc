@@ -23,7 +23,7 @@ namespace {
 class Explainer {
 public:
   Explainer(const Pipeline &pipeline, const LinkResult &result, const LinkOptions &options)
-      : pipeline_(pipeline), graph_(result.graph), plan_(result.plan), options_(options),
+      : pipeline_(pipeline), graph_(result.planned_graph()), plan_(result.plan), options_(options),
         callers_(plan_.programs.size()), on_cycle_(plan_.programs.size()) {
     for (const PlannedSite &site : plan_.sites)
       for (ProgId target : called(site))

@@ -301,10 +301,9 @@ private:
 
   void peel(uint32_t growth_ir) {
     const CallGraph &graph = result_.graph;
-    if (std::optional<CallGraph> peeled = peel_cycles(graph, growth_ir))
-      result_.graph = std::move(*peeled);
-    else if (std::ranges::any_of(graph.cycles,
-                                 [&](auto &c) { return graph.reachable[index(c.programs[0])]; }))
+    result_.peeled = peel_cycles(graph, growth_ir);
+    if (!result_.peeled &&
+        std::ranges::any_of(graph.cycles, [&](auto &c) { return graph.reachable[index(c.programs[0])]; }))
       result_.stats.notes.push_back(
           formatv("cycles are not peeled: copies would add more than {0} IR instructions", growth_ir));
   }
@@ -326,7 +325,7 @@ private:
           options.leave_frame_limit = largest_leave_frame;
         options.count_failed |= pipeline_.kernel && pipeline_.kernel->counts_failed_tail_calls;
       }
-      Expected<LinkPlan> plan = make_plan(result_.graph, options);
+      Expected<LinkPlan> plan = make_plan(result_.planned_graph(), options);
       if (!plan)
         return plan.takeError();
       result_.plan = std::move(*plan);
@@ -335,7 +334,7 @@ private:
       result_.stats.partitions = uint32_t(result_.plan.partitions.size());
       if (!for_kernel())
         return Error::success();
-      Expected<LeavePlan> leave = plan_leaving(result_.graph, result_.plan);
+      Expected<LeavePlan> leave = plan_leaving(result_.planned_graph(), result_.plan);
       if (!leave)
         return leave.takeError();
       result_.leave = std::move(*leave);
@@ -348,7 +347,7 @@ private:
 
   FuseInput fuse_input(std::span<const std::vector<char>> bitcode) const {
     return {pipeline_,
-            result_.graph,
+            result_.planned_graph(),
             result_.plan,
             layout_,
             bitcode,

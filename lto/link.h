@@ -9,6 +9,7 @@
 #include "translator/program.h"
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -64,11 +65,16 @@ struct Image {
 
 struct LinkResult {
   Image image;
-  CallGraph graph;
+  CallGraph graph; ///< of the pipeline
+  /// What the plan is of, where cycles were peeled: with second copies of programs behind all others
+  /// (graph/peel.h), whose numbers no program of the pipeline has.
+  std::optional<CallGraph> peeled;
   LinkPlan plan;
   bool for_kernel = false; ///< LinkTarget::kernel
   LeavePlan leave;         ///< empty unless for_kernel
   LinkStats stats;
+
+  const CallGraph &planned_graph() const { return peeled ? *peeled : graph; }
 };
 
 /// What LinkOptions::disabled may name, with a sentence each.

@@ -14,18 +14,16 @@ double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-/// By the names that the manifest's objects have; second copies of programs (graph/peel.h) are those
-/// programs.
+/// By the names that the manifest's objects have.
 Reach reachable(const Pipeline &pipeline, const CallGraph &graph) {
   Reach out;
-  auto name = [&](ProgId p) { return pipeline[graph.summaries[index(p)].program].name; };
   for (uint32_t i = 0; i < pipeline.programs.size(); ++i) {
     if (!graph.reachable[i])
       continue;
     out.programs.insert(pipeline.programs[i].name);
     for (const Edge &e : graph.edges_of(ProgId(i)))
       for (ProgId to : graph.targets_of(e))
-        out.edges.emplace(pipeline.programs[i].name, name(to));
+        out.edges.emplace(pipeline.programs[i].name, pipeline[to].name);
   }
   return out;
 }

@@ -500,7 +500,7 @@ private:
     judge(mode, (*runs)[0]);
     if (mode == "fused") {
       llvm::raw_string_ostream os(plan_);
-      print_plan(linked->result.graph, linked->result.plan, os);
+      print_plan(linked->result.planned_graph(), linked->result.plan, os);
     }
     return std::move(linked->result.image.object);
   }
