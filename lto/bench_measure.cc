@@ -232,17 +232,26 @@ Error Bench::count(const PlacedCode &code, uint32_t wanted, Measured &out) {
   return Error::success();
 }
 
-/// One CPU for all, so that none is measured on a worse one.
-void stay_on_this_cpu() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(sched_getcpu(), &set);
-  sched_setaffinity(0, sizeof set, &set);
-}
+/// One CPU for all that is measured, so that none is on a worse one. What is linked afterwards has all again.
+class OnOneCpu {
+public:
+  OnOneCpu() {
+    sched_getaffinity(0, sizeof before_, &before_);
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(sched_getcpu(), &set);
+    sched_setaffinity(0, sizeof set, &set);
+  }
+  ~OnOneCpu() { sched_setaffinity(0, sizeof before_, &before_); }
+  OnOneCpu(const OnOneCpu &) = delete;
+
+private:
+  cpu_set_t before_;
+};
 
 Expected<Measurements> measure_here(const Execution &x, std::span<const std::vector<PlacedCode>> codes,
                                     const MeasureOptions &options) {
-  stay_on_this_cpu();
+  const OnOneCpu here;
   Expected<std::unique_ptr<Bench>> bench = Bench::create(x);
   if (!bench)
     return bench.takeError();
