@@ -9,6 +9,7 @@
 #include "translator/instance.h"
 #include "translator/kernel.h"
 
+#include "llvm/ADT/STLExtras.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/xxhash.h"
 
@@ -110,6 +111,24 @@ Error check_fetches(const KernelImage &image, const Pipeline &pipeline) {
       .error();
 }
 
+Expected<KernelImage> link_and_check(const KernelPipeline &k, const LinkOptions &options) {
+  Expected<LinkResult> link = ujit::link(k.canonical.pipeline, options);
+  if (!link)
+    return link.takeError();
+  KernelImage image;
+  image.link = std::move(*link);
+  Expected<ImageInfo> info = read_image_info(image.link.image.object, options.name);
+  if (!info)
+    return info.takeError();
+  image.info = std::move(*info);
+  if (!image.info.leave)
+    return internal_error("the image is not for a kernel").error();
+  if (options.debug_info) // images without it are only written to files
+    if (Error e = check_fetches(image, k.canonical.pipeline))
+      return e;
+  return image;
+}
+
 Expected<Fd> make_map(bpf_map_type type, const char *name, uint32_t value_size, uint32_t entries,
                       uint32_t flags) {
   LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = flags);
@@ -153,20 +172,21 @@ Expected<KernelImage> link_for_kernel(const KernelPipeline &k, const ModuleKerne
                          .ibt = kernel.ibt,
                          .sls = kernel.sls};
   options.plan.count_failed = k.capture.kernel->counts_failed_tail_calls;
-  Expected<LinkResult> link = ujit::link(k.canonical.pipeline, options);
-  if (!link)
-    return link.takeError();
-  KernelImage image;
-  image.link = std::move(*link);
-  Expected<ImageInfo> info = read_image_info(image.link.image.object, options.name);
-  if (!info)
-    return info.takeError();
-  image.info = std::move(*info);
-  if (!image.info.leave)
-    return internal_error("the image is not for a kernel").error();
-  if (options.debug_info) // images without it are only written to files
-    if (Error e = check_fetches(image, k.canonical.pipeline))
-      return e;
+  Expected<KernelImage> linked = link_and_check(k, options);
+  // Global value numbering may place the load behind such a helper in front of it as well. Then it stays a
+  // call.
+  if (const std::string name = "inline-skb-helpers"; !linked && !llvm::is_contained(options.disabled, name)) {
+    options.disabled.push_back(name);
+    if (Expected<KernelImage> without = link_and_check(k, options)) {
+      without->link.stats.notes.push_back(name + ": left out, as " + llvm::toString(linked.takeError()));
+      linked = std::move(without);
+    } else {
+      llvm::consumeError(without.takeError());
+    }
+  }
+  if (!linked)
+    return linked.takeError();
+  KernelImage image = std::move(*linked);
 
   const std::string id = formatv("{0:x-16}", fresh_identity(image.link));
   ModuleSpec &spec = image.spec;
