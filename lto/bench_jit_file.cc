@@ -2,9 +2,9 @@
 // the file.
 #include "lto/bench_jit.h"
 
+#include "translator/json.h"
 #include "translator/map_contents.h"
 
-#include "llvm/Support/JSON.h"
 #include "llvm/Support/raw_ostream.h"
 
 namespace ujit {
@@ -71,7 +71,7 @@ std::string print_jit_code(const JitCode &code) {
 }
 
 Expected<JitCode> parse_jit_code(std::string_view text, const std::string &file) {
-  llvm::Expected<json::Value> value = json::parse(llvm::StringRef(text.data(), text.size()));
+  Expected<json::Value> value = parse_json(text);
   if (!value)
     return wrong(file, llvm::toString(value.takeError()));
   const json::Object *top = value->getAsObject();
@@ -85,9 +85,9 @@ Expected<JitCode> parse_jit_code(std::string_view text, const std::string &file)
     missing = name.str();
     return std::string();
   };
-  auto number = [&](const json::Object &o, llvm::StringRef name) {
-    if (auto v = o.getInteger(name); v && *v >= 0)
-      return uint64_t(*v);
+  auto number = [&](const json::Value *v, llvm::StringRef name) {
+    if (const std::optional<int64_t> n = v ? v->getAsInteger() : std::nullopt; n && *n >= 0)
+      return uint64_t(*n);
     missing = name.str();
     return uint64_t(0);
   };
@@ -106,7 +106,7 @@ Expected<JitCode> parse_jit_code(std::string_view text, const std::string &file)
       missing = name.str();
     else
       for (const json::Value &v : *array)
-        to.push_back(uint64_t(v.getAsInteger().value_or(0)));
+        to.push_back(number(&v, name));
   };
   out.kernel = string(*top, "kernel");
   out.digest = string(*top, "digest");
@@ -117,26 +117,29 @@ Expected<JitCode> parse_jit_code(std::string_view text, const std::string &file)
       missing = name;
     else
       for (const auto &[key, v] : *o) {
-        const auto n = uint64_t(v.getAsInteger().value_or(0));
+        const uint64_t n = number(&v, name);
         if (to == 0)
           out.layout.push_back({key.str(), uint32_t(n)});
         else
           out.entries.push_back({key.str(), n});
       }
   }
+  std::ranges::sort(out.layout, {}, &JitCode::Member::name);
+  std::ranges::sort(out.entries, {}, &JitCode::Entry::program);
   each("functions", [&](const json::Object &o) {
     std::optional<std::vector<uint8_t>> code = from_hex(string(o, "code"));
     if (!code)
       missing = "code";
     else
-      out.functions.push_back({number(o, "at"), std::move(*code)});
+      out.functions.push_back({number(o.get("at"), "at"), std::move(*code)});
   });
   each("maps", [&](const json::Object &o) {
-    out.maps.push_back({number(o, "at"), string(o, "map"), o.get("value") != nullptr,
-                        o.get("value") ? number(o, "value") : 0});
+    const json::Value *value = o.get("value");
+    out.maps.push_back(
+        {number(o.get("at"), "at"), string(o, "map"), value != nullptr, value ? number(value, "value") : 0});
   });
   each("calls", [&](const json::Object &o) {
-    out.calls.push_back({number(o, "at"), string(o, "function")});
+    out.calls.push_back({number(o.get("at"), "at"), string(o, "function")});
   });
   numbers("returns", out.returns);
   numbers("indirect_jumps", out.indirect_jumps);
@@ -148,7 +151,7 @@ Expected<JitCode> parse_jit_code(std::string_view text, const std::string &file)
   // Sites are written to: each must lie in a function.
   auto inside = [&](uint64_t at, size_t size) {
     for (const JitCode::Function &f : out.functions)
-      if (at >= f.offset && at + size <= f.offset + f.code.size())
+      if (at >= f.offset && at - f.offset < f.code.size() && size <= f.code.size() - (at - f.offset))
         return true;
     return false;
   };

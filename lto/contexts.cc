@@ -1,8 +1,9 @@
 #include "lto/contexts.h"
 
+#include "translator/json.h"
+
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/Support/FormatVariadic.h"
-#include "llvm/Support/JSON.h"
 
 #include <arpa/inet.h>
 #include <linux/bpf.h>
@@ -82,7 +83,7 @@ std::optional<TunnelKey> tunnel_of(const json::Value &value) {
 } // namespace
 
 Expected<std::vector<RunContext>> parse_contexts(std::string_view text, const std::string &file) {
-  Expected<json::Value> root = json::parse(llvm::StringRef(text.data(), text.size()));
+  Expected<json::Value> root = parse_json(text);
   if (!root)
     return refuse(file, "not JSON: " + llvm::toString(root.takeError())).error();
   const json::Object *object = root->getAsObject();

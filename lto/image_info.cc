@@ -2,12 +2,12 @@
 // this tool is not. Line tables are most of the text, so they are rows and name their files by number.
 #include "lto/image_info.h"
 #include "kernel-iface/image/elf.h"
+#include "translator/json.h"
 
 #include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/StringSet.h"
 #include "llvm/BinaryFormat/ELF.h"
 #include "llvm/Support/FormatVariadic.h"
-#include "llvm/Support/JSON.h"
 
 #include <algorithm>
 #include <array>
@@ -392,26 +392,6 @@ private:
   std::string problem_;
 };
 
-/// LLVM's parser recurses into every bracket; a description has five levels.
-bool nests_deeply(StringRef text) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    char c = text[i];
-    if (in_string) {
-      if (c == '\\')
-        ++i;
-      in_string = c != '"';
-    } else if (c == '"')
-      in_string = true;
-    else if ((c == '[' || c == '{') && ++depth > 32)
-      return true;
-    else if (c == ']' || c == '}')
-      --depth;
-  }
-  return false;
-}
-
 Error check_symbols(const ElfObject &object, const ImageInfo &info) {
   llvm::StringSet<> defined;
   uint32_t text = object.find_section(".text");
@@ -458,9 +438,7 @@ Expected<ImageInfo> read_info(std::span<const uint8_t> image) {
 } // namespace
 
 Expected<ImageInfo> parse_image_info(StringRef text) {
-  if (nests_deeply(text))
-    return input_error("image description: nested too deeply").error();
-  auto root = json::parse(text);
+  auto root = parse_json(text);
   if (!root)
     return input_error("image description: " + llvm::toString(root.takeError())).error();
   return InfoReader().read(*root);

@@ -1,9 +1,9 @@
 #include "lto/profile.h"
 
 #include "lto/digest.h"
+#include "translator/json.h"
 
 #include "llvm/Support/FormatVariadic.h"
-#include "llvm/Support/JSON.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/raw_ostream.h"
 
@@ -217,7 +217,7 @@ private:
 
 Expected<StoredProfile> parse_profile(std::string_view text, const std::string &file,
                                       const Pipeline &pipeline) {
-  llvm::Expected<json::Value> value = json::parse(llvm::StringRef(text.data(), text.size()));
+  Expected<json::Value> value = parse_json(text);
   std::optional<StoredProfile> out;
   if (!value)
     return input_error("not a profile: " + llvm::toString(value.takeError())).in_file(file).error();

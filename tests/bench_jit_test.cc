@@ -37,6 +37,8 @@ TEST(JitCodeFile, RefusesWhatIsNone) {
   EXPECT_NE(message(parse_jit_code("", "x.json")), "");
   EXPECT_NE(message(parse_jit_code("[]", "x.json")), "");
   EXPECT_NE(message(parse_jit_code("{}", "x.json")).find("x.json"), std::string::npos);
+  EXPECT_NE(message(parse_jit_code(std::string(1 << 20, '['), "x.json")).find("nested too deeply"),
+            std::string::npos);
 }
 
 TEST(JitCodeFile, RefusesPlacesOutsideOfTheCode) {
@@ -49,4 +51,9 @@ TEST(JitCodeFile, RefusesPlacesOutsideOfTheCode) {
   JitCode code = small_code();
   code.returns = {45};
   EXPECT_NE(message(parse_jit_code(print_jit_code(code), "x.json")).find("outside"), std::string::npos);
+  code.returns = {~uint64_t(0)}; // with its size it would be inside again
+  EXPECT_NE(message(parse_jit_code(print_jit_code(code), "x.json")), "");
+  std::string text = print_jit_code(small_code());
+  text.replace(text.find("\"returns\": ["), 12, "\"returns\": [-1,");
+  EXPECT_NE(message(parse_jit_code(text, "x.json")).find("no returns"), std::string::npos) << text;
 }

@@ -73,6 +73,7 @@ TEST(Contexts, Tunnels) {
 TEST(Contexts, WrongOnesAreRefused) {
   EXPECT_NE(parse_error("[").find("not JSON"), std::string::npos);
   EXPECT_NE(parse_error("{}").find("there must be one member, 'contexts'"), std::string::npos);
+  EXPECT_NE(parse_error(std::string(1 << 20, '[')).find("nested too deeply"), std::string::npos);
   EXPECT_NE(parse_error(R"({"contexts": [1]})").find("context 1 must be an object"), std::string::npos);
   EXPECT_NE(parse_error(R"({"contexts": [{"mark": -1}]})").find("'mark' must be a number"),
             std::string::npos);

@@ -68,6 +68,8 @@ TEST(MapSeeds, wrong_documents_are_refused) {
   for (auto [text, error] : cases)
     EXPECT_EQ(llvm::toString(parse_map_seeds(text, "s.json").takeError()), error) << text;
   EXPECT_NE(llvm::toString(parse_map_seeds("{", "s.json").takeError()).find("s.json: "), std::string::npos);
+  EXPECT_EQ(llvm::toString(parse_map_seeds(std::string(1 << 20, '['), "s.json").takeError()),
+            "s.json: nested too deeply");
 }
 
 } // namespace

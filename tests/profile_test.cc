@@ -140,6 +140,8 @@ TEST(Profile, RefusesWhatIsNone) {
         R"({"ujit-lto-profile": 1, "packets": 1, "programs": [ 3 ]})",
         R"({"ujit-lto-profile": 1, "packets": 1, "verdict": {"best": "x"}, "programs": []})"})
     EXPECT_NE(error_of(text, c.pipeline).find("x.profile: not a profile"), std::string::npos) << text;
+  EXPECT_NE(error_of(std::string(1 << 20, '['), c.pipeline).find("not a profile: nested too deeply"),
+            std::string::npos);
 }
 
 TEST(Profile, BecomesBranchWeights) {

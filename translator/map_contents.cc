@@ -1,8 +1,9 @@
 #include "translator/map_contents.h"
 
+#include "translator/json.h"
+
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
-#include "llvm/Support/JSON.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <algorithm>
@@ -144,7 +145,7 @@ std::optional<std::vector<uint8_t>> from_hex(std::string_view digits) {
 }
 
 Expected<std::vector<MapSeed>> parse_map_seeds(std::string_view text, const std::string &file) {
-  Expected<json::Value> root = json::parse(text);
+  Expected<json::Value> root = parse_json(text);
   if (!root)
     return input_error(llvm::toString(root.takeError())).in_file(file).error();
   return SeedReader(file).document(*root);

@@ -1,6 +1,7 @@
 #include "kernel-iface/linux/installation.h"
 
 #include "kernel-iface/linux/maps.h"
+#include "translator/json.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
@@ -68,7 +69,7 @@ static Expected<Installation> from_text(llvm::StringRef text, const std::string 
   auto damaged = [&](const llvm::Twine &why) {
     return input_error("the state of the installation cannot be read: " + why.str()).in_file(path).error();
   };
-  Expected<json::Value> v = json::parse(text.rtrim('\0'));
+  Expected<json::Value> v = parse_json(text.rtrim('\0'));
   if (!v)
     return damaged(toString(v.takeError()));
   const json::Object *o = v->getAsObject();
