@@ -257,7 +257,7 @@ private:
     for (const Node *n : component)
       names.push_back(n->name);
     std::ranges::sort(names);
-    return internal_error(formatv("functions call each other without a bound: {0}", llvm::join(names, ", ")))
+    return unsupported(formatv("functions call each other without a bound: {0}", llvm::join(names, ", ")))
         .error();
   }
 

@@ -431,8 +431,8 @@ Value *ProgramLowering::values_symbol(uint32_t map) {
   return g;
 }
 
-/// Functions with more are huge too (register_memory_limit): loops within loops, and what passes know of those
-/// grows with the square of their number.
+/// Functions with more are huge too (register_memory_limit): loops within loops, and what passes know of
+/// those grows with the square of their number.
 constexpr size_t jumps_back_limit = 1'000;
 
 static size_t jumps_back(const Program &program, const Subprogram &sub) {
@@ -494,7 +494,14 @@ static Error check(const Program &program, Form form) {
   }
   if (starts.empty() || program.subprograms.back().end != program.insns.size())
     return input_error("instructions behind the last subprogram").error();
-  return check_program(program.insns, starts, ImmediateRules::standard, form);
+  if (Error e = check_program(program.insns, starts, ImmediateRules::standard, form))
+    return e;
+  for (uint32_t i = 0; i < program.insns.size(); i += is_wide(program.insns[i]) ? 2 : 1) {
+    const Op op = find_row(program.insns[i])->op;
+    if ((op == Op::call_local || op == Op::ld_func) && call_target(i, program.insns[i]) == 0)
+      return unsupported("a program's first function cannot be called: it would call itself").at(i).error();
+  }
+  return Error::success();
 }
 
 Expected<std::unique_ptr<Module>> translate(const Pipeline &pipeline, ProgId id, LLVMContext &context,
