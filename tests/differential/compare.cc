@@ -1,5 +1,6 @@
 #include "tests/differential/compare.h"
 
+#include "kernel-iface/embedded/worker.h"
 #include "tests/differential/program_generator.h"
 #include "tests/support/modes.h"
 #include "translator/frame.h"
@@ -205,6 +206,21 @@ std::vector<Finding> compare_images(const Batch &batch, std::span<const JobRun> 
     }
   }
   return out;
+}
+
+std::optional<Finding> find_fatal(std::span<const Sample> samples, uint64_t seed, std::chrono::seconds time) {
+  for (size_t i = 0; i < samples.size(); i++) {
+    auto alone = [&] {
+      compare_images(samples.subspan(i, 1), seed);
+      return std::vector<uint8_t>();
+    };
+    Expected<WorkerResult> result = run_in_worker(alone, {.time = time});
+    if (!result)
+      return Finding{i, false, llvm::toString(result.takeError())};
+    if (auto *fault = std::get_if<WorkerFault>(&*result))
+      return Finding{i, false, "linked and run alone: " + describe(*fault)};
+  }
+  return std::nullopt;
 }
 
 // --- Making it small ---------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include "tests/differential/generator.h"
 #include "tests/support/modes.h"
 
+#include <chrono>
 #include <functional>
 #include <string>
 #include <vector>
@@ -52,6 +53,10 @@ KernelVerdict compare_with_kernel(const Sample &sample, const JobRun &interprete
 /// Interpreter against the images of variation `seed`. The first finding of each sample.
 std::vector<Finding> compare_images(std::span<const Sample> samples, uint64_t seed);
 std::vector<Finding> compare_images(const Batch &batch, std::span<const JobRun> interpreted, uint64_t seed);
+
+/// The first sample that by itself ends the process that links and runs it, or keeps it busy for longer than
+/// `time` of CPU: linked as variation `seed`, in processes of their own. The text says what happened.
+std::optional<Finding> find_fatal(std::span<const Sample> samples, uint64_t seed, std::chrono::seconds time);
 
 /// The sample with some instructions taken out: code that no generator writes, if a verifier takes it.
 Sample mutate(Sample sample, uint64_t seed);

@@ -1,6 +1,9 @@
 // ujit-fuzz: random pipelines through the interpreter, unfused and fused code, and the running kernel. All
 // must agree on return values, packets, contexts and maps. What differs is made small and written as a case
 // file, to be put into tests/cases.
+//
+// All that happens in a child. What cannot be reported from inside, a link that never ends or that takes the
+// process with it, is found by the parent: it makes the samples of that batch once more and links each alone.
 #include "tests/differential/compare.h"
 
 #include "llvm/Support/FormatVariadic.h"
@@ -9,8 +12,15 @@
 #include <CLI/CLI.hpp>
 
 #include <chrono>
+#include <csignal>
+#include <cstring>
 #include <fstream>
 #include <map>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 using namespace ujit;
 
@@ -19,18 +29,35 @@ namespace {
 struct Options {
   uint64_t seed = 1, count = 0, programs = 0;
   double seconds = 10;
-  uint32_t batch = 64, kernel = 4, mutants = 16;
+  uint32_t batch = 64, kernel = 4, mutants = 16, cpu_seconds = 60;
   bool verbose = false;
   std::string out = ".";
 };
 
+Sample sample_of(uint64_t seed) { return generate(seed, llvm::formatv("s{0}_", seed)); }
+
+bool may_be_mutant(const Options &options, uint64_t seed) {
+  return options.mutants && seed % options.mutants == 0;
+}
+
+/// Returns the path.
+std::string write_case(const Options &options, uint64_t seed, const Sample &sample, const std::string &text) {
+  const std::string path = llvm::formatv("{0}/fuzz-{1}.case", options.out, seed);
+  std::ofstream(path) << case_text(sample,
+                                   llvm::formatv("Seed {0}: {1}", seed, text.substr(0, text.find('\n'))));
+  return path;
+}
+
 class Fuzzer {
 public:
-  explicit Fuzzer(const Options &options) : options_(options) {}
+  /// `at`: the first seed of the batch that it is at.
+  Fuzzer(const Options &options, uint64_t &at) : options_(options), at_(at) {}
 
   int run() {
     uint64_t next_line = lines_every;
     for (uint64_t seed = options_.seed; !done(seed) && failed_ < 10; seed += options_.batch) {
+      at_ = seed;
+      allow_more_time();
       batch(seed);
       if (programs_ >= next_line) {
         next_line += lines_every;
@@ -47,6 +74,12 @@ public:
 
 private:
   static constexpr uint64_t lines_every = 10'000; ///< programs
+
+  /// From here on: more than any batch needs. Then SIGPROF ends this process.
+  void allow_more_time() const {
+    const itimerval timer = {{}, {time_t(options_.cpu_seconds), 0}};
+    setitimer(ITIMER_PROF, &timer, nullptr);
+  }
 
   double seconds() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
@@ -74,9 +107,9 @@ private:
     std::vector<Sample> samples;
     std::vector<uint64_t> seeds;
     for (uint64_t seed = first; seed < first + options_.batch; seed++) {
-      samples.push_back(generate(seed, llvm::formatv("s{0}_", seed)));
+      samples.push_back(sample_of(seed));
       seeds.push_back(seed);
-      if (options_.mutants && seed % options_.mutants == 0 && in_kernel_ > 0)
+      if (may_be_mutant(options_, seed) && in_kernel_ > 0)
         replace_by_mutant(samples.back(), seed);
     }
     Batch batch = make_batch(samples);
@@ -140,7 +173,8 @@ private:
     if (!verdict.finding.empty()) {
       failed_++;
       llvm::outs() << llvm::formatv("seed {0}: {1}\n", seed, verdict.finding);
-      Sample small = minimise(sample, [](const Sample &s) {
+      Sample small = minimise(sample, [&](const Sample &s) {
+        allow_more_time();
         return is_determined(s) && !compare_with_kernel(s).finding.empty();
       });
       write(seed, small, verdict.finding);
@@ -153,6 +187,7 @@ private:
     llvm::outs().flush();
     const bool kernel = in_kernel_ > 0;
     Sample small = minimise(sample, [&](const Sample &s) {
+      allow_more_time();
       if (!is_determined(s))
         return false;
       if (kernel) { // programs that the verifier takes, and that do not give away addresses
@@ -167,20 +202,47 @@ private:
   }
 
   void write(uint64_t seed, const Sample &sample, const std::string &text) {
-    const std::string path = llvm::formatv("{0}/fuzz-{1}.case", options_.out, seed);
-    std::string line = text.substr(0, text.find('\n'));
-    std::ofstream(path) << case_text(sample, llvm::formatv("Seed {0}: {1}", seed, line));
-    llvm::outs() << llvm::formatv("seed {0}: written to {1}\n", seed, path);
+    llvm::outs() << llvm::formatv("seed {0}: written to {1}\n", seed,
+                                  write_case(options_, seed, sample, text));
     llvm::outs().flush();
   }
 
   const Options &options_;
+  uint64_t &at_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   uint64_t samples_ = 0, programs_ = 0, insns_ = 0, packets_ = 0;
   uint64_t refused_ = 0, failed_ = 0, in_kernel_ = 0, mutants_ = 0;
   std::string kernel_left_out_;
   std::map<std::string, uint64_t> reasons_;
 };
+
+/// What ended the child in the batch that begins at `first`. Mutants may have been in it.
+void report_fatal(const Options &options, uint64_t first, int signal) {
+  const std::string what = signal == SIGPROF
+                               ? llvm::formatv("not done after {0} s of CPU time", options.cpu_seconds).str()
+                               : std::string(strsignal(signal));
+  llvm::outs() << llvm::formatv("batch {0}: {1}\n", first, what);
+  llvm::outs().flush();
+  std::vector<Sample> samples;
+  std::vector<uint64_t> seeds;
+  for (uint64_t seed = first; seed < first + options.batch; seed++) {
+    samples.push_back(sample_of(seed));
+    seeds.push_back(seed);
+    if (may_be_mutant(options, seed)) {
+      samples.push_back(mutate(samples.back(), seed));
+      seeds.push_back(seed);
+    }
+  }
+  if (auto found = find_fatal(samples, first, std::chrono::seconds(options.cpu_seconds))) {
+    const uint64_t seed = seeds[found->sample];
+    llvm::outs() << llvm::formatv("seed {0} (variation {1}): {2}\nseed {0}: written to {3}\n", seed, first,
+                                  found->text,
+                                  write_case(options, seed, samples[found->sample], found->text));
+  } else {
+    llvm::outs() << llvm::formatv("none of it does so alone; all together: --seed {0} --count {1}\n", first,
+                                  options.batch);
+  }
+}
 
 } // namespace
 
@@ -196,6 +258,23 @@ int main(int argc, char **argv) {
   app.add_option("--kernel", options.kernel, "Every which pipeline also runs in the kernel; 0: none");
   app.add_option("--mutants", options.mutants, "Every which pipeline has instructions taken out; 0: none");
   app.add_flag("-v", options.verbose, "Say what the verifier refuses");
+  app.add_option("--cpu-seconds", options.cpu_seconds, "CPU time after which a batch counts as endless");
   CLI11_PARSE(app, argc, argv);
-  return Fuzzer(options).run();
+
+  void *shared = mmap(nullptr, sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED)
+    return 2;
+  auto *at = static_cast<uint64_t *>(shared);
+  const pid_t child = fork();
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    return Fuzzer(options, *at).run();
+  }
+  int status = 0;
+  if (child < 0 || waitpid(child, &status, 0) != child)
+    return 2;
+  if (WIFEXITED(status))
+    return WEXITSTATUS(status);
+  report_fatal(options, *at, WTERMSIG(status));
+  return 1;
 }
