@@ -54,7 +54,7 @@ Expected<NativeImage> load_native(const Pipeline &pipeline, ProgId entry, std::s
       Expected<const void *> address = out.code.require(e.symbol);
       if (!address)
         return address.takeError();
-      out.entry = reinterpret_cast<NativeEntry>(*address);
+      out.entry = reinterpret_cast<NativeEntry>(const_cast<void *>(*address));
     }
   if (!out.entry)
     return input_error("the image has no entry for " + pipeline[entry].name).error();
