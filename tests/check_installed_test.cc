@@ -10,6 +10,7 @@
 #include "lto/noise.h"
 #include "lto/test_hooks.h"
 #include "tests/linux_pipeline.h"
+#include "tests/paths.h"
 
 #include "llvm/IR/Constants.h"
 #include "llvm/IR/InstIterator.h"
@@ -89,9 +90,8 @@ TEST(Contexts, WrongOnesAreRefused) {
 
 TEST(MapSizes, ComeFromTheManifest) {
   auto load = [](const std::string &maps) -> std::string {
-    auto manifest = parse_manifest("ujit-lto: 1\nobjects: [ { path: " UJIT_BINARY_DIR
-                                   "/tests/install_tc.bpf.o } ]\nmaps: [ " +
-                                       maps + " ]\n",
+    auto manifest = parse_manifest("ujit-lto: 1\nobjects: [ { path: " + binary_dir +
+                                       "/tests/install_tc.bpf.o } ]\nmaps: [ " + maps + " ]\n",
                                    "m");
     auto pipeline = load_pipeline(llvm::cantFail(std::move(manifest)));
     if (!pipeline)

@@ -5,6 +5,7 @@
 #include "kernel-iface/linux/capabilities.h"
 #include "lto/install.h"
 #include "tests/attacher.h"
+#include "tests/paths.h"
 #include "tests/support/traffic.h"
 
 #include <bpf/bpf.h>
@@ -75,7 +76,7 @@ protected:
 
   bool is_xdp() const { return GetParam().type() == ProgType::xdp; }
   std::string object_file() const {
-    return std::string(UJIT_BINARY_DIR) + "/tests/install_" + (is_xdp() ? "xdp" : "tc") + ".bpf.o";
+    return binary_dir + "/tests/install_" + (is_xdp() ? "xdp" : "tc") + ".bpf.o";
   }
   static std::string folder() { return std::string("/sys/fs/bpf/ujit-lto/") + name; }
 

@@ -1,3 +1,4 @@
+#include "tests/paths.h"
 #include "tests/support/case_file.h"
 #include "translator/assembler.h"
 #include "translator/isa.h"
@@ -70,7 +71,7 @@ TEST(IsaTable, EveryFieldSurvivesTheRoundTripAtItsLimits) {
 }
 
 TEST(IsaTable, EveryRowHasACase) {
-  auto files = find_cases(UJIT_SOURCE_DIR "/tests/cases");
+  auto files = find_cases(source_dir + "/tests/cases");
   ASSERT_TRUE(bool(files)) << llvm::toString(files.takeError());
   std::set<const InsnRow *> covered;
   for (const std::string &file : *files) {

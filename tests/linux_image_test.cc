@@ -2,6 +2,7 @@
 #include "kernel-iface/linux/capabilities.h"
 #include "lto/install.h"
 #include "lto/test_hooks.h"
+#include "tests/paths.h"
 
 #include "llvm/IR/Instructions.h"
 
@@ -26,10 +27,10 @@ TEST(LinuxImage, TwoLoadsOfOneAreRefused) {
   for (const Capability *needed : {&capabilities.bpf, &capabilities.btf, &capabilities.jit_dump})
     if (!needed->ok)
       GTEST_SKIP() << needed->name << ": " << needed->reason;
-  const Manifest manifest = llvm::cantFail(
-      parse_manifest("ujit-lto: 1\nname: test\nentries: [ entry ]\nobjects: [ { path: \"" UJIT_BINARY_DIR
-                     "/tests/install_xdp.bpf.o\" } ]\n",
-                     "test.ujit.yaml"));
+  const Manifest manifest =
+      llvm::cantFail(parse_manifest("ujit-lto: 1\nname: test\nentries: [ entry ]\nobjects: [ { path: \"" +
+                                        binary_dir + "/tests/install_xdp.bpf.o\" } ]\n",
+                                    "test.ujit.yaml"));
   auto linked = install_dry_run(manifest, {});
   ASSERT_TRUE(bool(linked)) << llvm::toString(linked.takeError());
 

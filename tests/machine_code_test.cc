@@ -4,6 +4,7 @@
 #include "lto/load.h"
 #include "lto/optimise.h"
 #include "lto/single_fetch.h"
+#include "tests/paths.h"
 
 #include "translator/assembler.h"
 #include "translator/lower.h"
@@ -35,7 +36,7 @@ class EdgeLb : public testing::TestWithParam<std::tuple<const char *, PlanOption
 
 TEST_P(EdgeLb, FetchesOnce) {
   auto [name, mode] = GetParam();
-  const std::string path = std::string(UJIT_BINARY_DIR) + "/edge-lb/" + name + ".ujit.yaml";
+  const std::string path = binary_dir + "/edge-lb/" + name + ".ujit.yaml";
   if (!std::filesystem::exists(path))
     GTEST_SKIP() << path << " is not built";
   auto manifest = read_manifest(path);

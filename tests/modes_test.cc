@@ -1,5 +1,6 @@
 // Every file in tests/cases is a test of its own: it runs in all modes, and all must agree.
 #include "kernel-iface/embedded/kernel.h"
+#include "tests/paths.h"
 #include "tests/support/modes.h"
 
 #include <gtest/gtest.h>
@@ -28,12 +29,13 @@ private:
 
 std::string test_name(const std::string &path) {
   std::string name = std::filesystem::path(path).stem();
-  std::ranges::replace_if(name, [](unsigned char c) { return !std::isalnum(c); }, '_');
+  std::ranges::replace_if(
+      name, [](unsigned char c) { return !std::isalnum(c); }, '_');
   return name;
 }
 
 const bool registered = [] {
-  auto files = find_cases(UJIT_SOURCE_DIR "/tests/cases");
+  auto files = find_cases(source_dir + "/tests/cases");
   if (!files) {
     llvm::consumeError(files.takeError());
     return false;

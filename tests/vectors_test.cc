@@ -4,6 +4,7 @@
 #include "lto/image.h"
 #include "lto/link.h"
 #include "lto/machine_code.h"
+#include "lto/native_image.h"
 #include "lto/optimise.h"
 #include "lto/single_fetch.h"
 #include "tests/support/case_file.h"
@@ -13,6 +14,10 @@
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Regex.h"
+
+#include <algorithm>
+#include <cstring>
+#include <sys/mman.h>
 
 namespace ujit {
 namespace {
@@ -99,6 +104,65 @@ TEST(Vectors, EachElementIsReadOnce) {
     ASSERT_TRUE(bool(fetched)) << llvm::toString(fetched.takeError());
     EXPECT_GT(fetched->loads + fetched->folded, 0u);
     EXPECT_TRUE(fetched->repeated.empty()) << words << " words";
+  }
+}
+
+/// A page between two that cannot be read.
+class GuardedPage {
+public:
+  GuardedPage()
+      : begin_(
+            static_cast<uint8_t *>(mmap(nullptr, 3 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
+    EXPECT_NE(static_cast<void *>(begin_), MAP_FAILED);
+    EXPECT_EQ(mprotect(begin_ + size, size, PROT_READ | PROT_WRITE), 0);
+  }
+  ~GuardedPage() { munmap(begin_, 3 * size); }
+  GuardedPage(const GuardedPage &) = delete;
+  GuardedPage &operator=(const GuardedPage &) = delete;
+
+  static constexpr size_t size = 4096;
+  uint8_t *begin() const { return begin_ + size; }
+
+private:
+  uint8_t *begin_;
+};
+
+/// M9: a vector load may read what lies between two elements, but nothing before the first or behind the
+/// last.
+TEST(Vectors, NothingOutsideOfTheElementsIsRead) {
+  constexpr int step = 4, words = 999, offset = 2;
+  const std::string text =
+      llvm::formatv("-- prog entry xdp\n*(u32 *)(r10 - 4) = 0\nr2 = r10\nr2 += -4\nr1 = map values ll\n"
+                    "call map_lookup_elem\nif r0 == 0 goto out\nr7 = r0\nr3 = 0\nr0 = 0\nagain:\nr1 = r7\n"
+                    "r1 += r3\nr2 = *(u16 *)(r1 + {0})\nr0 += r2\nr3 += {1}\nif r3 != {2} goto again\nexit\n"
+                    "out:\nr0 = 0\nexit\n-- map values array key=4 value=4096 entries=1\n-- packet\n00\n"
+                    "-- result\n0\n",
+                    offset, step, step * words);
+  EXPECT_GT(vectors_in(text, {}), 0u);
+  Pipeline pipeline;
+  auto linked = link_text(text, {}, pipeline);
+  ASSERT_TRUE(bool(linked)) << llvm::toString(linked.takeError());
+  auto kernel = Kernel::create(pipeline, {});
+  ASSERT_TRUE(bool(kernel)) << llvm::toString(kernel.takeError());
+  auto image = load_native(pipeline, ProgId(0), linked->image.object, "guarded");
+  ASSERT_TRUE(bool(image)) << llvm::toString(image.takeError());
+
+  const GuardedPage page;
+  std::memset(page.begin(), 0, page.size);
+  uint8_t *const first_at_begin = page.begin();
+  uint8_t *const last_at_end = page.begin() + page.size - 2 - step * (words - 1);
+  for (uint8_t *first : {first_at_begin, last_at_end}) {
+    for (int i = 0; i < words; ++i)
+      first[step * i] = 1;
+    std::vector<uint64_t> table = (*kernel)->instance_table(InstanceLayout(pipeline), 0);
+    const auto value = reinterpret_cast<uintptr_t>((*kernel)->map(MapId(0))->values(0));
+    ASSERT_EQ(std::ranges::count(table, value), 1);
+    std::ranges::replace(table, value, reinterpret_cast<uintptr_t>(first - offset));
+    auto result =
+        (*kernel)->run_packet(image->entry, table.data(), ProgType::xdp, std::vector<uint8_t>(64), 0);
+    ASSERT_TRUE(bool(result)) << llvm::toString(result.takeError());
+    EXPECT_EQ(result->value, uint32_t(words));
+    std::memset(page.begin(), 0, page.size);
   }
 }
 
