@@ -208,6 +208,8 @@ std::string Snippet::text() const {
 }
 
 std::string_view out_of_scope(const InsnRow &row) {
+  if (is_private(row))
+    return "verified form, not of the standard";
   switch (row.op) {
   case Op::load:
   case Op::load_sx:
