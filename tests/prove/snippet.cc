@@ -263,7 +263,7 @@ Expected<Translated> translate_snippet(const Snippet &snippet, llvm::LLVMContext
 
   const uint32_t starts[] = {0, start};
   if (Error e = check_program(program.insns, starts, ImmediateRules::standard))
-    return std::move(e);
+    return e;
   Pipeline pipeline;
   pipeline.programs = {program};
   pipeline.entries = {ProgId(0)};
