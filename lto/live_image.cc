@@ -9,7 +9,6 @@
 #include "translator/instance.h"
 #include "translator/kernel.h"
 
-#include "llvm/ADT/STLExtras.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/xxhash.h"
 
@@ -173,17 +172,6 @@ Expected<KernelImage> link_for_kernel(const KernelPipeline &k, const ModuleKerne
                          .sls = kernel.sls};
   options.plan.count_failed = k.capture.kernel->counts_failed_tail_calls;
   Expected<KernelImage> linked = link_and_check(k, options);
-  // Global value numbering may place the load behind such a helper in front of it as well. Then it stays a
-  // call.
-  if (const std::string name = "inline-skb-helpers"; !linked && !llvm::is_contained(options.disabled, name)) {
-    options.disabled.push_back(name);
-    if (Expected<KernelImage> without = link_and_check(k, options)) {
-      without->link.stats.notes.push_back(name + ": left out, as " + llvm::toString(linked.takeError()));
-      linked = std::move(without);
-    } else {
-      llvm::consumeError(without.takeError());
-    }
-  }
   if (!linked)
     return linked.takeError();
   KernelImage image = std::move(*linked);

@@ -66,8 +66,10 @@ void initialise_llvm() {
     InitializeNativeTargetDisassembler();
     // Constant hoisting cost time and gave nothing; branch optimisations would join what was split for its
     // length; the search for negations to move up does not always end (tests/cases/loop-negated-and-shifted).
+    // Value numbering is to move up no load together with the one behind another branch: one load would have
+    // stood for two, with the place of one of them, which then seems to be made again (single_fetch.h).
     const char *args[] = {"ujit-lto", "-disable-constant-hoisting", "-disable-cgp-branch-opts",
-                          "-instcombine-negator-enabled=0"};
+                          "-instcombine-negator-enabled=0", "-gvn-max-num-insns=1"};
     cl::ParseCommandLineOptions(int(std::size(args)), args, "", &nulls());
   });
 }

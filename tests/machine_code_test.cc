@@ -6,6 +6,7 @@
 #include "lto/single_fetch.h"
 #include "tests/paths.h"
 
+#include "tests/support/case_file.h"
 #include "translator/assembler.h"
 #include "translator/lower.h"
 
@@ -58,6 +59,17 @@ TEST_P(EdgeLb, FetchesOnce) {
 INSTANTIATE_TEST_SUITE_P(SingleFetch, EdgeLb,
                          testing::Combine(testing::Values("edge-lb", "edge-lb-tc"),
                                           testing::Values(PlanOptions::fused, PlanOptions::chain)));
+
+TEST(SingleFetch, LoadsThatMoveUp) {
+  auto c = read_case(std::string(UJIT_SOURCE_DIR) + "/tests/cases/packet-load-moved-up.case");
+  ASSERT_TRUE(bool(c)) << llvm::toString(c.takeError());
+  auto linked = link(c->pipeline, {});
+  ASSERT_TRUE(bool(linked)) << llvm::toString(linked.takeError());
+  auto result = check_single_fetch(linked->image.object, c->pipeline);
+  ASSERT_TRUE(bool(result)) << llvm::toString(result.takeError());
+  EXPECT_EQ(print(*result), "");
+  EXPECT_GE(result->loads, 3u);
+}
 
 /// An image of one program made from IR text; its program loads a packet byte at instruction 3.
 class Planted : public testing::Test {
@@ -146,6 +158,25 @@ bad:
   ret i64 0, !dbg !7
 )");
   ASSERT_TRUE(bool(r)) << llvm::toString(r.takeError());
+  EXPECT_EQ(r->repeated.size(), 1u);
+}
+
+TEST_F(Planted, AgainOnOneOfTwoWaysThatMeet) {
+  auto r = check(R"(
+  %a = load volatile i8, ptr %data, !dbg !6
+  %c = icmp ult i64 %n, 9, !dbg !7
+  br i1 %c, label %other, label %join, !dbg !7
+other:
+  store volatile i8 %a, ptr %data, !dbg !7
+  %b = load volatile i8, ptr %data, !dbg !6
+  br label %join, !dbg !7
+join:
+  %v = phi i8 [ %a, %0 ], [ %b, %other ]
+  %r = zext i8 %v to i64, !dbg !7
+  ret i64 %r, !dbg !7
+)");
+  ASSERT_TRUE(bool(r)) << llvm::toString(r.takeError());
+  EXPECT_EQ(r->loads, 2u);
   EXPECT_EQ(r->repeated.size(), 1u);
 }
 
