@@ -1,6 +1,7 @@
 #include "kernel-iface/linux/attach.h"
 
 #include "kernel-iface/linux/capture.h"
+#include "kernel-iface/linux/clsact.h"
 #include "kernel-iface/linux/maps.h"
 
 #include "llvm/Support/FormatVariadic.h"
@@ -9,6 +10,7 @@
 #include <bpf/libbpf.h>
 
 #include <linux/if_link.h>
+#include <linux/pkt_cls.h>
 #include <net/if.h>
 
 #include <cerrno>
@@ -42,12 +44,49 @@ bpf_attach_type tcx_type(HookKind k) {
 }
 uint32_t xdp_flags(HookKind k) { return k == HookKind::xdp ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE; }
 
+ClsactSide side_of(HookKind k) {
+  return k == HookKind::tc_ingress ? ClsactSide::ingress : ClsactSide::egress;
+}
+
 bpf_tc_hook clsact_hook(const AttachPoint &p) {
   bpf_tc_hook hook{};
   hook.sz = sizeof hook;
   hook.ifindex = int(p.ifindex);
   hook.attach_point = p.hook == HookKind::tc_ingress ? BPF_TC_INGRESS : BPF_TC_EGRESS;
   return hook;
+}
+
+/// The filter at `p`, or none.
+Expected<std::optional<ClsactFilter>> find_filter(const AttachPoint &p) {
+  Expected<std::vector<ClsactFilter>> all = clsact_filters(p.ifindex, side_of(p.hook));
+  if (!all)
+    return all.takeError();
+  for (ClsactFilter &f : *all)
+    if (f.priority == p.priority && f.handle == p.handle)
+      return std::optional(std::move(f));
+  return std::optional<ClsactFilter>();
+}
+
+/// What a stub cannot stand for: it gives the program's verdict, and the kernel does nothing beside.
+Error check_filter(const AttachPoint &p) {
+  Expected<std::optional<ClsactFilter>> filter = find_filter(p);
+  if (!filter)
+    return filter.takeError();
+  if (!*filter)
+    return Error::success();
+  const ClsactFilter &f = **filter;
+  auto refuse = [&](const char *why) {
+    return unsupported(formatv("{0}: {1}", describe(p), why))
+        .with_hint("filters whose program alone decides can be exchanged: `tc filter ... bpf direct-action`")
+        .error();
+  };
+  if (!f.direct_action)
+    return refuse("the filter is not direct-action: its program gives the class of packets, no verdict");
+  if (f.actions)
+    return refuse("the filter has actions of its own");
+  if (f.offload & TCA_CLS_FLAGS_SKIP_SW)
+    return refuse("the filter is run by the device alone");
+  return Error::success();
 }
 
 Error refused(const AttachPoint &p, const char *what, int error) {
@@ -137,14 +176,10 @@ Expected<std::optional<uint32_t>> attached_at(const AttachPoint &p) {
     return id ? std::optional(id) : std::nullopt;
   }
   if (is_clsact(p.hook)) {
-    bpf_tc_hook hook = clsact_hook(p);
-    LIBBPF_OPTS(bpf_tc_opts, filter, .handle = p.handle, .priority = p.priority);
-    if (int e = bpf_tc_query(&hook, &filter)) {
-      if (e == -ENOENT || e == -EINVAL || e == -ENODEV) // also: there is no clsact any more
-        return std::optional<uint32_t>();
-      return bpf_error(-e, "asking for the filter at " + describe(p)).error();
-    }
-    return std::optional(filter.prog_id);
+    Expected<std::optional<ClsactFilter>> filter = find_filter(p);
+    if (!filter)
+      return filter.takeError();
+    return *filter ? std::optional((*filter)->program_id) : std::nullopt;
   }
   if (p.hook == HookKind::slot) {
     Expected<Fd> map = map_by_id(p.map_id);
@@ -241,7 +276,7 @@ Error complete(AttachPoint &p) {
       return unsupported(formatv("{0}: the program is attached without a link", describe(p)))
           .with_hint("attach it by a bpf_link, whose program can be exchanged")
           .error();
-    break;
+    return is_clsact(p.hook) ? check_filter(p) : Error::success();
   }
   return Error::success();
 }
@@ -301,12 +336,12 @@ Error exchange(const AttachPoint &p, uint32_t expected_id, int new_fd) {
   if (p.hook == HookKind::slot)
     return set_slot(p, new_fd);
   if (is_clsact(p.hook)) {
-    bpf_tc_hook hook = clsact_hook(p);
-    LIBBPF_OPTS(bpf_tc_opts, filter, .prog_fd = new_fd, .flags = BPF_TC_F_REPLACE, .handle = p.handle,
-                .priority = p.priority);
-    if (int e = bpf_tc_attach(&hook, &filter))
-      return refused(p, "replacing the program at", -e);
-    return Error::success();
+    Expected<std::optional<ClsactFilter>> filter = find_filter(p);
+    if (!filter)
+      return filter.takeError();
+    if (!*filter)
+      return changed(p, std::nullopt, expected_id);
+    return put_clsact_filter(p.ifindex, side_of(p.hook), **filter, new_fd, /*fresh=*/false);
   }
   Expected<Fd> old = program_by_id(expected_id);
   if (!old)

@@ -1,6 +1,6 @@
-// What is attached to a network interface. XDP and tcx are asked by libbpf and bpf(); filters of the clsact
-// qdisc are only told by a netlink dump, one for each direction.
+// What is attached to a network interface.
 #include "kernel-iface/linux/capture.h"
+#include "kernel-iface/linux/clsact.h"
 #include "kernel-iface/linux/maps.h"
 
 #include "llvm/Support/FormatVariadic.h"
@@ -9,16 +9,11 @@
 #include <bpf/libbpf.h>
 #include <linux/bpf.h>
 #include <linux/if_link.h>
-#include <linux/pkt_cls.h>
-#include <linux/pkt_sched.h>
-#include <linux/rtnetlink.h>
 #include <net/if.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
 namespace ujit {
 
@@ -107,82 +102,15 @@ Error add_tcx(const std::string &interface, uint32_t ifindex, AttachedProgram::H
   return Error::success();
 }
 
-// --- filters
-
-/// Attributes of a netlink message, by type; later ones win.
-std::vector<const rtattr *> attributes(const rtattr *at, int length, size_t count) {
-  std::vector<const rtattr *> out(count);
-  for (; RTA_OK(at, length); at = RTA_NEXT(at, length))
-    if (size_t(at->rta_type & NLA_TYPE_MASK) < count)
-      out[at->rta_type & NLA_TYPE_MASK] = at;
-  return out;
-}
-
-uint32_t word(const rtattr *attribute) {
-  uint32_t out = 0;
-  if (attribute && RTA_PAYLOAD(attribute) >= sizeof out)
-    std::memcpy(&out, RTA_DATA(attribute), sizeof out);
-  return out;
-}
-
-void add_filter(const nlmsghdr *message, AttachedProgram::Hook hook, std::vector<AttachedProgram> &out) {
-  if (message->nlmsg_type != RTM_NEWTFILTER || message->nlmsg_len < NLMSG_LENGTH(sizeof(tcmsg)))
-    return;
-  const auto *tc = static_cast<const tcmsg *>(NLMSG_DATA(message));
-  const auto all = attributes(TCA_RTA(tc), int(NLMSG_PAYLOAD(message, sizeof *tc)), TCA_MAX + 1);
-  const rtattr *kind = all[TCA_KIND], *options = all[TCA_OPTIONS];
-  if (!kind || !options || strncmp(static_cast<const char *>(RTA_DATA(kind)), "bpf", RTA_PAYLOAD(kind)) != 0)
-    return;
-  const auto bpf =
-      attributes(static_cast<const rtattr *>(RTA_DATA(options)), int(RTA_PAYLOAD(options)), TCA_BPF_MAX + 1);
-  AttachedProgram program;
-  program.id = word(bpf[TCA_BPF_ID]);
-  program.hook = hook;
-  program.priority = TC_H_MAJ(tc->tcm_info) >> 16;
-  program.handle = tc->tcm_handle;
-  program.flags = word(bpf[TCA_BPF_FLAGS]);
-  if (program.id != 0) // without: a classic filter, or the head of a priority
-    out.push_back(program);
-}
-
 Error add_filters(const std::string &interface, uint32_t ifindex, AttachedProgram::Hook hook,
                   std::vector<AttachedProgram> &out) {
-  Fd netlink(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
-  struct {
-    nlmsghdr header{};
-    tcmsg tc{};
-  } request;
-  request.header.nlmsg_len = NLMSG_LENGTH(sizeof(tcmsg));
-  request.header.nlmsg_type = RTM_GETTFILTER;
-  request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-  request.tc.tcm_family = AF_UNSPEC;
-  request.tc.tcm_ifindex = int(ifindex);
-  request.tc.tcm_parent =
-      TC_H_MAKE(TC_H_CLSACT, hook == AttachedProgram::tc_ingress ? TC_H_MIN_INGRESS : TC_H_MIN_EGRESS);
-  auto failed = [&](int error) { return refused(error, "asking for filters", interface); };
-  if (!netlink || send(netlink.get(), &request, request.header.nlmsg_len, 0) < 0)
-    return failed(errno);
-  alignas(nlmsghdr) char buffer[1 << 16];
-  for (;;) {
-    const ssize_t got = recv(netlink.get(), buffer, sizeof buffer, 0);
-    if (got < 0 && errno == EINTR)
-      continue;
-    if (got < 0)
-      return failed(errno);
-    size_t left = size_t(got);
-    for (auto *message = reinterpret_cast<const nlmsghdr *>(buffer); NLMSG_OK(message, left);
-         message = NLMSG_NEXT(message, left)) {
-      if (message->nlmsg_type == NLMSG_DONE)
-        return Error::success();
-      if (message->nlmsg_type == NLMSG_ERROR) {
-        const int error = -static_cast<const nlmsgerr *>(NLMSG_DATA(message))->error;
-        if (error == EINVAL || error == ENOENT || error == 0) // no clsact qdisc
-          return Error::success();
-        return failed(error);
-      }
-      add_filter(message, hook, out);
-    }
-  }
+  Expected<std::vector<ClsactFilter>> filters =
+      clsact_filters(ifindex, hook == AttachedProgram::tc_ingress ? ClsactSide::ingress : ClsactSide::egress);
+  if (!filters)
+    return filters.takeError();
+  for (const ClsactFilter &f : *filters)
+    out.push_back({.id = f.program_id, .hook = hook, .priority = f.priority, .handle = f.handle});
+  return Error::success();
 }
 
 } // namespace

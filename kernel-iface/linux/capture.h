@@ -98,7 +98,8 @@ Expected<Capture> capture(std::span<const int> program_fds, const CaptureOptions
 struct AttachedProgram {
   uint32_t id = 0;
   enum Hook : uint8_t { xdp, tc_ingress, tc_egress, tcx_ingress, tcx_egress } hook = xdp;
-  uint32_t priority = 0, handle = 0, flags = 0; ///< clsact filters; XDP: attach mode in `flags`
+  uint32_t priority = 0, handle = 0; ///< clsact filters
+  uint32_t flags = 0;                ///< XDP: attach mode
   bool by_link = false;
 };
 Expected<std::vector<AttachedProgram>> attached_programs(const std::string &interface);
