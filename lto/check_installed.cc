@@ -12,8 +12,10 @@
 #include "lto/witness.h"
 
 #include "kernel-iface/linux/helper_calls.h"
+#include "kernel-iface/linux/load.h"
 #include "kernel-iface/linux/maps.h"
 #include "kernel-iface/linux/private_network.h"
+#include "translator/make_insn.h"
 
 #include "llvm/ADT/STLExtras.h"
 
@@ -28,10 +30,9 @@ namespace ujit {
 namespace {
 
 Expected<Fd> empty_program(ProgType type) {
-  const bpf_insn insns[] = {
-      {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = 2},
-      {.code = BPF_JMP | BPF_EXIT, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = 0}};
-  Fd fd(bpf_prog_load(bpf_prog_type(type), "empty", "GPL", insns, 2, nullptr));
+  const Insn insns[] = {make_insn(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 2),
+                        make_insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)};
+  Fd fd = load_own_program(uint32_t(type), "empty", insns);
   if (!fd)
     return bpf_error(errno, "loading an empty program").error();
   return fd;

@@ -1,6 +1,8 @@
 #include "lto/entrance.h"
 
+#include "kernel-iface/linux/load.h"
 #include "kernel-iface/linux/maps.h"
+#include "translator/make_insn.h"
 
 #include <bpf/bpf.h>
 #include <linux/bpf.h>
@@ -41,36 +43,28 @@ KernelTunnelKey mirrored(const TunnelKey &key) {
   return out;
 }
 
-std::vector<bpf_insn> setting_key(const TunnelKey &key, int target) {
+std::vector<Insn> setting_key(const TunnelKey &key, int target) {
   constexpr int16_t at = -48; // on the stack
   constexpr int set_tunnel_key = 21, tail_call = 12;
-  const auto insn = [](int code, int dst, int src, int16_t off, int32_t imm) {
-    bpf_insn out{};
-    out.code = uint8_t(code);
-    out.dst_reg = dst & 15;
-    out.src_reg = src & 15;
-    out.off = off;
-    out.imm = imm;
-    return out;
-  };
-  std::vector<bpf_insn> out{insn(BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0)};
+  constexpr auto insn = make_insn;
+  std::vector<Insn> out{insn(BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0)};
   std::array<int32_t, sizeof(KernelTunnelKey) / 4> words;
   const KernelTunnelKey bytes = mirrored(key);
   std::memcpy(words.data(), &bytes, sizeof bytes);
   for (size_t i = 0; i < words.size(); ++i)
     out.push_back(insn(BPF_ST | BPF_MEM | BPF_W, 10, 0, int16_t(at + 4 * int(i)), words[i]));
-  const bpf_insn rest[] = {insn(BPF_ALU64 | BPF_MOV | BPF_X, 2, 10, 0, 0),
-                           insn(BPF_ALU64 | BPF_ADD | BPF_K, 2, 0, 0, at),
-                           insn(BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, sizeof bytes),
-                           insn(BPF_ALU64 | BPF_MOV | BPF_K, 4, 0, 0, key.ipv6() ? BPF_F_TUNINFO_IPV6 : 0),
-                           insn(BPF_JMP | BPF_CALL, 0, 0, 0, set_tunnel_key),
-                           insn(BPF_ALU64 | BPF_MOV | BPF_X, 1, 6, 0, 0),
-                           insn(BPF_LD | BPF_IMM | BPF_DW, 2, BPF_PSEUDO_MAP_FD, 0, target),
-                           insn(0, 0, 0, 0, 0),
-                           insn(BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, 0),
-                           insn(BPF_JMP | BPF_CALL, 0, 0, 0, tail_call),
-                           insn(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, -1),
-                           insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)};
+  const Insn rest[] = {insn(BPF_ALU64 | BPF_MOV | BPF_X, 2, 10, 0, 0),
+                       insn(BPF_ALU64 | BPF_ADD | BPF_K, 2, 0, 0, at),
+                       insn(BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, sizeof bytes),
+                       insn(BPF_ALU64 | BPF_MOV | BPF_K, 4, 0, 0, key.ipv6() ? BPF_F_TUNINFO_IPV6 : 0),
+                       insn(BPF_JMP | BPF_CALL, 0, 0, 0, set_tunnel_key),
+                       insn(BPF_ALU64 | BPF_MOV | BPF_X, 1, 6, 0, 0),
+                       insn(BPF_LD | BPF_IMM | BPF_DW, 2, BPF_PSEUDO_MAP_FD, 0, target),
+                       insn(0, 0, 0, 0, 0),
+                       insn(BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, 0),
+                       insn(BPF_JMP | BPF_CALL, 0, 0, 0, tail_call),
+                       insn(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, -1),
+                       insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)};
   out.insert(out.end(), std::begin(rest), std::end(rest));
   return out;
 }
@@ -85,9 +79,8 @@ Expected<Entrance> Entrance::make(const std::optional<TunnelKey> &tunnel, int pr
   out.target_ = Fd(bpf_map_create(BPF_MAP_TYPE_PROG_ARRAY, "entrance", 4, 4, 1, nullptr));
   if (!out.target_)
     return bpf_error(errno, "creating a prog array for an entrance").error();
-  const std::vector<bpf_insn> insns = setting_key(*tunnel, out.target_.get());
-  out.own_ =
-      Fd(bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "entrance", "GPL", insns.data(), insns.size(), nullptr));
+  const std::vector<Insn> insns = setting_key(*tunnel, out.target_.get());
+  out.own_ = load_own_program(BPF_PROG_TYPE_SCHED_CLS, "entrance", insns);
   if (!out.own_)
     return bpf_error(errno, "loading a program that sets a tunnel's key").error();
   const uint32_t slot = 0;

@@ -14,6 +14,8 @@
 // Nothing jumps in front of a program's first instruction, and distances inside of it stay what they are.
 #include "lto/footprints.h"
 
+#include "translator/make_insn.h"
+
 #include <cstring>
 
 namespace ujit {
@@ -23,18 +25,9 @@ namespace {
 constexpr uint32_t places = 64;
 constexpr uint32_t value_bytes = 4 * (1 + places);
 
-Insn insn(uint8_t opcode, unsigned dst, unsigned src, int16_t offset, int32_t imm) {
-  Insn out;
-  out.opcode = opcode;
-  out.dst = dst & 15;
-  out.src = src & 15;
-  out.offset = offset;
-  out.imm = imm;
-  return out;
-}
-
 std::vector<Insn> footprint(MapId map, ProgId program) {
   constexpr unsigned map_value = 2;
+  constexpr auto insn = make_insn;
   return {insn(0x18, 2, map_value, 0, int32_t(index(map))),
           insn(0, 0, 0, 0, 0),
           insn(0x61, 3, 2, 0, 0),

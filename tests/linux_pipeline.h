@@ -1,6 +1,7 @@
 // Pipelines written by hand for the tests against the running kernel.
 #pragma once
 
+#include "translator/make_insn.h"
 #include "translator/program.h"
 
 #include <cstdint>
@@ -12,15 +13,8 @@ namespace ujit::asm_ {
 
 using Code = std::vector<Insn>;
 
-inline Insn insn(uint8_t opcode, unsigned dst, unsigned src, int16_t offset, int32_t imm) {
-  Insn out;
-  out.opcode = opcode;
-  out.dst = dst & 15;
-  out.src = src & 15;
-  out.offset = offset;
-  out.imm = imm;
-  return out;
-}
+constexpr auto insn = make_insn;
+
 inline Code mov(unsigned dst, int32_t imm) { return {insn(0xb7, dst, 0, 0, imm)}; }
 inline Code mov_reg(unsigned dst, unsigned src) { return {insn(0xbf, dst, src, 0, 0)}; }
 inline Code add(unsigned dst, int32_t imm) { return {insn(0x07, dst, 0, 0, imm)}; }

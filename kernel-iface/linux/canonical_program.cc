@@ -20,6 +20,7 @@
 
 #include "translator/helper.h"
 #include "translator/instance.h"
+#include "translator/make_insn.h"
 
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/FormatVariadic.h"
@@ -147,20 +148,11 @@ private:
   uint32_t replace(uint32_t at, uint32_t slots, const Insn &by) {
     out_.insns[at] = by;
     for (uint32_t i = at + 1; i < at + slots; i++)
-      out_.insns[i] = make(op_ja, 0, 0, 0, 0);
+      out_.insns[i] = make_insn(op_ja, 0, 0, 0, 0);
     return slots;
   }
 
-  static Insn make(uint8_t opcode, unsigned dst, unsigned src, int16_t offset, int32_t imm) {
-    Insn i;
-    i.opcode = opcode;
-    i.dst = dst & 15;
-    i.src = src & 15;
-    i.offset = offset;
-    i.imm = imm;
-    return i;
-  }
-  static Insn helper_call(uint32_t id) { return make(op_call, 0, 0, 0, int32_t(id)); }
+  static Insn helper_call(uint32_t id) { return make_insn(op_call, 0, 0, 0, int32_t(id)); }
 
   void name_symbol(uint32_t at, std::string symbol, uint32_t offset = 0) {
     out_.kernel_calls.push_back({at, std::move(symbol), offset});
@@ -181,7 +173,8 @@ private:
       return replace(at, 1, helper_call(helper_tail_call));
     if ((insn.opcode == op_xor64 || insn.opcode == op_xor32) && insn.dst == insn.src && !insn.offset &&
         !insn.imm)
-      return replace(at, 1, make(insn.opcode == op_xor64 ? op_mov64_imm : op_mov32_imm, insn.dst, 0, 0, 0));
+      return replace(at, 1,
+                     make_insn(insn.opcode == op_xor64 ? op_mov64_imm : op_mov32_imm, insn.dst, 0, 0, 0));
     if (Error e = refuse_private(at))
       return e;
     return 1;
@@ -227,13 +220,13 @@ private:
       const uint32_t number = uint32_t(m - capture_.maps.data());
       const uint64_t values = m->address + capture_.kernel->layout.array_value;
       if (value == m->address) {
-        low = make(low.opcode, low.dst, 1, 0, int32_t(number));
+        low = make_insn(low.opcode, low.dst, 1, 0, int32_t(number));
         high.imm = 0;
         return 2;
       }
       if (m->type == MapType::array && m->max_entries == 1 && value >= values &&
           value < values + array_stride(m->value_size)) {
-        low = make(low.opcode, low.dst, 2, 0, int32_t(number));
+        low = make_insn(low.opcode, low.dst, 2, 0, int32_t(number));
         high.imm = int32_t(value - values);
         return 2;
       }
@@ -247,12 +240,13 @@ private:
     }
     const Insn *next = at + 2 < end ? &out_.insns[at + 2] : nullptr;
     const bool jiffies = symbol->second == "jiffies" || symbol->second == "jiffies_64";
-    if (jiffies && low.dst == 0 && next && *next == make(op_load64, 0, 0, 0, 0) && is_closed(at, 3, end)) {
+    if (jiffies && low.dst == 0 && next && *next == make_insn(op_load64, 0, 0, 0, 0) &&
+        is_closed(at, 3, end)) {
       replace(at, 3, helper_call(find_helper("bpf_jiffies64")->id));
       return 3;
     }
     name_symbol(at, symbol->second);
-    low = make(low.opcode, low.dst, 3, 0, 0);
+    low = make_insn(low.opcode, low.dst, 3, 0, 0);
     high.imm = 0;
     return 2;
   }
@@ -313,7 +307,7 @@ private:
       if (symbol == refused)
         return refuse(at, formatv("call of {0}", symbol));
     name_symbol(at, symbol);
-    return replace(at, 1, make(op_call, 0, 2, 0, 0));
+    return replace(at, 1, make_insn(op_call, 0, 2, 0, 0));
   }
 
   Expected<uint32_t> local_call(uint32_t at) {
@@ -324,7 +318,7 @@ private:
     const int64_t distance = int64_t(out_.subprograms[number].start) - at - 1;
     if (int16_t(distance) != insn.offset)
       return refuse(at, "call of a subprogram whose number and distance differ");
-    return replace(at, 1, make(op_call, 0, 1, 0, int32_t(distance)));
+    return replace(at, 1, make_insn(op_call, 0, 1, 0, int32_t(distance)));
   }
 
   // --- what the verifier open-coded ---
@@ -368,8 +362,8 @@ private:
       return std::nullopt;
     const Insn address = out_.insns[at];
     if ((address.opcode != op_mov32_imm && address.opcode != op_mov64_imm) || address.dst != 0 ||
-        out_.insns[at + 1] != make(op_mov64, 0, 0, per_cpu_move, 0) ||
-        out_.insns[at + 2] != make(op_load32, 0, 0, 0, 0))
+        out_.insns[at + 1] != make_insn(op_mov64, 0, 0, per_cpu_move, 0) ||
+        out_.insns[at + 2] != make_insn(op_load32, 0, 0, 0, 0))
       return std::nullopt;
     for (const char *variable : {"cpu_number", "pcpu_hot"})
       if (auto it = capture_.addresses.find(variable); it != capture_.addresses.end())
@@ -377,7 +371,7 @@ private:
           name_symbol(at, variable, offset);
           break;
         }
-    return replace(at, 3, make(op_mov64, 0, 0, cpu_move, 0));
+    return replace(at, 3, make_insn(op_mov64, 0, 0, cpu_move, 0));
   }
 
   const Capture &capture_;

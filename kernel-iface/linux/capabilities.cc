@@ -1,6 +1,8 @@
 #include "kernel-iface/linux/capabilities.h"
 
 #include "kernel-iface/linux/fd.h"
+#include "kernel-iface/linux/load.h"
+#include "translator/make_insn.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
@@ -64,9 +66,8 @@ Capability probe_kernel() {
 
 /// `r0 = 2; exit`: the smallest XDP program that can be run.
 Fd load_trivial_program() {
-  const bpf_insn insns[] = {{.code = 0xb7, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = 2},
-                            {.code = 0x95, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = 0}};
-  return Fd(bpf_prog_load(BPF_PROG_TYPE_XDP, "ujit_probe", "GPL", insns, std::size(insns), nullptr));
+  const Insn insns[] = {make_insn(0xb7, 0, 0, 0, 2), make_insn(0x95, 0, 0, 0, 0)};
+  return load_own_program(BPF_PROG_TYPE_XDP, "ujit_probe", insns);
 }
 
 void probe_bpf(Capabilities &out, const std::string &root) {

@@ -2,7 +2,9 @@
 // each with the helper's row in the table, its numbers, and the memory that it reads.
 #include "kernel-iface/linux/helper_calls.h"
 
+#include "kernel-iface/linux/load.h"
 #include "kernel-iface/linux/maps.h"
+#include "translator/make_insn.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
@@ -65,24 +67,15 @@ int16_t argument(int n) {
   return offsets[n - 1];
 }
 
-bpf_insn insn(int code, int dst, int src, size_t off, int32_t imm) {
-  bpf_insn out{};
-  out.code = uint8_t(code);
-  out.dst_reg = dst & 15;
-  out.src_reg = src & 15;
-  out.off = int16_t(off);
-  out.imm = imm;
-  return out;
-}
-
 /// r6: registers of the call; r7: the record, then the slot, less what stands in front of the slots.
-std::vector<bpf_insn> probe(size_t number, int record) {
+std::vector<Insn> probe(size_t number, int record) {
+  constexpr auto insn = make_insn;
   constexpr int probe_read_kernel = 113;
   constexpr int load = BPF_LDX | BPF_MEM | BPF_DW, store = BPF_STX | BPF_MEM | BPF_DW,
                 alu = BPF_ALU64 | BPF_K;
   constexpr size_t front = offsetof(Record, slots);
   const WatchedHelper &h = watched()[number];
-  std::vector<bpf_insn> out = {
+  std::vector<Insn> out = {
       insn(BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0),
       insn(BPF_LD | BPF_IMM | BPF_DW, 7, BPF_PSEUDO_MAP_VALUE, 0, record),
       insn(0, 0, 0, 0, 0),
@@ -103,15 +96,15 @@ std::vector<bpf_insn> probe(size_t number, int record) {
     out.push_back(insn(store, 7, 1, front + offsetof(Slot, numbers) + 8 * i, 0));
   }
   if (h.memory) {
-    const bpf_insn copy[] = {insn(load, 2, 6, argument(h.size), 0),
-                             insn(BPF_ALU | BPF_MOV | BPF_X, 2, 2, 0, 0),
-                             insn(BPF_JMP | BPF_JLE | BPF_K, 2, 0, 1, memory_kept),
-                             insn(alu | BPF_MOV, 2, 0, 0, memory_kept),
-                             insn(store, 7, 2, front + offsetof(Slot, bytes), 0),
-                             insn(load, 3, 6, argument(h.memory), 0),
-                             insn(BPF_ALU64 | BPF_MOV | BPF_X, 1, 7, 0, 0),
-                             insn(alu | BPF_ADD, 1, 0, 0, front + offsetof(Slot, memory)),
-                             insn(BPF_JMP | BPF_CALL, 0, 0, 0, probe_read_kernel)};
+    const Insn copy[] = {insn(load, 2, 6, argument(h.size), 0),
+                         insn(BPF_ALU | BPF_MOV | BPF_X, 2, 2, 0, 0),
+                         insn(BPF_JMP | BPF_JLE | BPF_K, 2, 0, 1, memory_kept),
+                         insn(alu | BPF_MOV, 2, 0, 0, memory_kept),
+                         insn(store, 7, 2, front + offsetof(Slot, bytes), 0),
+                         insn(load, 3, 6, argument(h.memory), 0),
+                         insn(BPF_ALU64 | BPF_MOV | BPF_X, 1, 7, 0, 0),
+                         insn(alu | BPF_ADD, 1, 0, 0, front + offsetof(Slot, memory)),
+                         insn(BPF_JMP | BPF_CALL, 0, 0, 0, probe_read_kernel)};
     out.insert(out.end(), std::begin(copy), std::end(copy));
   }
   out.push_back(insn(alu | BPF_MOV, 0, 0, 0, 0));
@@ -146,9 +139,8 @@ Expected<HelperCalls> HelperCalls::watch() {
   if (!out.record_)
     return bpf_error(errno, "creating a map for the calls of helpers").error();
   for (size_t i = 0; i < watched().size(); ++i) {
-    const std::vector<bpf_insn> insns = probe(i, out.record_.get());
-    const Fd program(
-        bpf_prog_load(BPF_PROG_TYPE_KPROBE, "watch", "GPL", insns.data(), insns.size(), nullptr));
+    const std::vector<Insn> insns = probe(i, out.record_.get());
+    const Fd program = load_own_program(BPF_PROG_TYPE_KPROBE, "watch", insns);
     if (!program)
       return bpf_error(errno, formatv("loading a program that watches {0}", watched()[i].symbol)).error();
     Expected<Fd> event = attach(watched()[i].symbol, type, program.get()); // holds the program

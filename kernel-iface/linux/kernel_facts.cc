@@ -3,6 +3,7 @@
 #include "kernel-iface/linux/kernel_types.h"
 #include "kernel-iface/linux/kernel_version.h"
 #include "kernel-iface/linux/load.h"
+#include "translator/make_insn.h"
 
 #include "llvm/ADT/StringRef.h"
 
@@ -122,15 +123,7 @@ Error read_skb_layout(const KernelTypes &types, const KernelContext &context, Sk
 
 /// Attempts on an empty slot, then one on a filled slot: that one fails if the others counted.
 Expected<bool> failed_tail_calls_count(bool constant_index) {
-  auto insn = [](uint8_t opcode, uint8_t dst, uint8_t src, int16_t offset, int32_t imm) {
-    Insn out;
-    out.opcode = opcode;
-    out.dst = dst & 15;
-    out.src = src & 15;
-    out.offset = offset;
-    out.imm = imm;
-    return out;
-  };
+  constexpr auto insn = make_insn;
   Pipeline p;
   Map slots;
   slots.name = "ujit_probe";

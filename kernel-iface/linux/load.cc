@@ -237,4 +237,9 @@ Expected<EventSamples> LoadedPipeline::drain_events(MapId id) {
   return events_[index(id)]->drain();
 }
 
+Fd load_own_program(uint32_t type, const char *name, std::span<const Insn> insns) {
+  return Fd(bpf_prog_load(bpf_prog_type(type), name, "GPL", reinterpret_cast<const bpf_insn *>(insns.data()),
+                          insns.size(), nullptr));
+}
+
 } // namespace ujit

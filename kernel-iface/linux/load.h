@@ -127,4 +127,7 @@ private:
 /// program with the end of the verifier's log and the source line.
 Expected<LoadedPipeline> load_into_kernel(const Pipeline &pipeline, const LoadOptions &options = {});
 
+/// A small program of our own, whose maps are named by their descriptors. None: `errno` says why.
+Fd load_own_program(uint32_t type, const char *name, std::span<const Insn> insns);
+
 } // namespace ujit

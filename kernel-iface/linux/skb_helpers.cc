@@ -10,6 +10,8 @@
 
 #include "kernel-iface/linux/fd.h"
 #include "kernel-iface/linux/kernel_version.h"
+#include "kernel-iface/linux/load.h"
+#include "translator/make_insn.h"
 
 #include <bpf/bpf.h>
 #include <linux/bpf.h>
@@ -74,18 +76,15 @@ struct Trial {
   }
 
   Fd load() const {
-    auto insn = [](uint8_t code, uint8_t dst, uint8_t src, int16_t off, int32_t imm) {
-      return bpf_insn{
-          .code = code, .dst_reg = uint8_t(dst & 15), .src_reg = uint8_t(src & 15), .off = off, .imm = imm};
-    };
+    constexpr auto insn = make_insn;
     const uint8_t mov = BPF_ALU64 | BPF_MOV | BPF_K, move = BPF_ALU64 | BPF_MOV | BPF_X,
                   add = BPF_ALU64 | BPF_ADD | BPF_K, call = BPF_JMP | BPF_CALL,
                   load64 = BPF_LDX | BPF_MEM | BPF_DW;
-    std::vector<bpf_insn> code{// the operands, by another helper of those that are tried
-                               insn(move, 6, 1, 0, 0),  insn(mov, 2, 0, 0, from_at),
-                               insn(move, 3, 10, 0, 0), insn(add, 3, 0, 0, -16),
-                               insn(mov, 4, 0, 0, 16),  insn(call, 0, 0, 0, BPF_FUNC_skb_load_bytes),
-                               insn(move, 1, 6, 0, 0)};
+    std::vector<Insn> code{// the operands, by another helper of those that are tried
+                           insn(move, 6, 1, 0, 0),  insn(mov, 2, 0, 0, from_at),
+                           insn(move, 3, 10, 0, 0), insn(add, 3, 0, 0, -16),
+                           insn(mov, 4, 0, 0, 16),  insn(call, 0, 0, 0, BPF_FUNC_skb_load_bytes),
+                           insn(move, 1, 6, 0, 0)};
     switch (helper) {
     case BPF_FUNC_skb_pull_data: code.push_back(insn(mov, 2, 0, 0, flags)); break;
     case BPF_FUNC_skb_store_bytes:
@@ -97,7 +96,7 @@ struct Trial {
                                insn(load64, 4, 10, -8, 0), insn(mov, 5, 0, 0, flags)});
     }
     code.insert(code.end(), {insn(call, 0, 0, 0, helper), insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)});
-    return Fd(bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "ujit_trial", "GPL", code.data(), code.size(), nullptr));
+    return load_own_program(BPF_PROG_TYPE_SCHED_CLS, "ujit_trial", code);
   }
 
   bool run() const {

@@ -1,6 +1,7 @@
 #include "tests/prove/snippet.h"
 
 #include "translator/lower.h"
+#include "translator/make_insn.h"
 
 #include "llvm/Support/FormatVariadic.h"
 
@@ -14,13 +15,7 @@ constexpr uint8_t mov64_imm = 0xb7, mov64_reg = 0xbf, xor64_imm = 0xa7, load64 =
                   goto_offset = 0x05, exit_insn = 0x95;
 
 Insn insn(uint8_t opcode, unsigned dst = 0, unsigned src = 0, int offset = 0, int32_t imm = 0) {
-  Insn i;
-  i.opcode = opcode;
-  i.dst = uint8_t(dst) & 15;
-  i.src = uint8_t(src) & 15;
-  i.offset = int16_t(offset);
-  i.imm = imm;
-  return i;
+  return make_insn(opcode, dst, src, offset, imm);
 }
 
 /// Corners of every width and shift count, and a few numbers without meaning.
