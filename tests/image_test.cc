@@ -1,18 +1,12 @@
-#include "lto/image.h"
 #include "kernel-iface/image/elf.h"
+#include "lto/image.h"
 #include "lto/image_info.h"
+#include "tests/image_bed.h"
 
-#include "llvm/AsmParser/Parser.h"
 #include "llvm/BinaryFormat/ELF.h"
 #include "llvm/ExecutionEngine/Orc/LLJIT.h"
-#include "llvm/IR/LLVMContext.h"
-#include "llvm/IR/LegacyPassManager.h"
-#include "llvm/IR/Module.h"
-#include "llvm/MC/TargetRegistry.h"
 #include "llvm/Object/ELFObjectFile.h"
-#include "llvm/Support/SourceMgr.h"
 #include "llvm/Support/TargetSelect.h"
-#include "llvm/Target/TargetMachine.h"
 
 #include <gtest/gtest.h>
 
@@ -21,133 +15,9 @@
 namespace ujit {
 namespace {
 
-using Bytes = std::vector<uint8_t>;
+using namespace image_bed;
 using Objects = std::vector<Bytes>;
 using llvm::StringRef;
-
-/// IR to an object, with the options that the code generator uses.
-Bytes compile(const std::string &ir) {
-  LLVMInitializeX86TargetInfo();
-  LLVMInitializeX86Target();
-  LLVMInitializeX86TargetMC();
-  LLVMInitializeX86AsmPrinter();
-  LLVMInitializeX86AsmParser();
-  llvm::LLVMContext context;
-  llvm::SMDiagnostic diagnostic;
-  auto module = llvm::parseAssemblyString(ir, diagnostic, context);
-  if (!module) {
-    ADD_FAILURE() << diagnostic.getMessage().str() << ": " << diagnostic.getLineContents().str();
-    return {};
-  }
-  std::string error, triple = "x86_64-unknown-linux-gnu";
-  const llvm::Target *target = llvm::TargetRegistry::lookupTarget(triple, error);
-  llvm::TargetOptions options;
-  options.EmitStackSizeSection = true;
-  std::unique_ptr<llvm::TargetMachine> machine(
-      target->createTargetMachine(triple, "x86-64", "", options, llvm::Reloc::PIC_, llvm::CodeModel::Small,
-                                  llvm::CodeGenOptLevel::Default));
-  module->setTargetTriple(triple);
-  module->setDataLayout(machine->createDataLayout());
-  llvm::SmallVector<char, 0> out;
-  llvm::raw_svector_ostream stream(out);
-  llvm::legacy::PassManager passes;
-  EXPECT_FALSE(machine->addPassesToEmitFile(passes, stream, nullptr, llvm::CodeGenFileType::ObjectFile));
-  passes.run(*module);
-  return {out.begin(), out.end()};
-}
-
-const std::string attributes = "\nattributes #0 = { noredzone nounwind uwtable \"frame-pointer\"=\"all\" }\n";
-
-/// Entry: 100-byte frame, a switch by jump table, a table of constants, a string, a call into the second
-/// object.
-const std::string first_ir = R"(
-@table = internal constant [4 x i32] [i32 10, i32 200, i32 3000, i32 40000]
-@text = private unnamed_addr constant [4 x i8] c"abc\00", align 1
-declare hidden preserve_nonecc i64 @leaf(i64)
-declare i64 @bpf_helper(i64)
-define i64 @entry(i64 %x, i64 %y) #0 {
-  %buffer = alloca [100 x i8]
-  call void asm sideeffect "", "r"(ptr %buffer)
-  switch i64 %x, label %other [ i64 0, label %a  i64 1, label %b  i64 2, label %c  i64 3, label %d  i64 4, label %e ]
-a:
-  %i = getelementptr [4 x i32], ptr @table, i64 0, i64 %y
-  %v = load i32, ptr %i
-  %w = zext i32 %v to i64
-  ret i64 %w
-b:
-  %r = call preserve_nonecc i64 @leaf(i64 %y)
-  ret i64 %r
-c:
-  %h = call i64 @bpf_helper(i64 %y)
-  ret i64 %h
-d:
-  %s = getelementptr [4 x i8], ptr @text, i64 0, i64 %y
-  %k = load i8, ptr %s
-  %l = zext i8 %k to i64
-  ret i64 %l
-e:
-  %q = call i64 @own(i64 %y)
-  ret i64 %q
-other:
-  ret i64 -1
-}
-define internal i64 @own(i64 %y) noinline #0 {
-  %r = mul i64 %y, 3
-  ret i64 %r
-}
-)" + attributes;
-
-const std::string second_ir = R"(
-@table = internal constant [4 x i32] [i32 1, i32 2, i32 3, i32 4]
-declare hidden preserve_nonecc i64 @next(i64)
-define hidden preserve_nonecc i64 @leaf(i64 %y) #0 {
-  %buffer = alloca [100 x i8]
-  call void asm sideeffect "", "r"(ptr %buffer)
-  %i = getelementptr [4 x i32], ptr @table, i64 0, i64 %y
-  %v = load i32, ptr %i
-  %w = zext i32 %v to i64
-  %r = musttail call preserve_nonecc i64 @next(i64 %w)
-  ret i64 %r
-}
-)" + attributes;
-
-const std::string third_ir = R"(
-define hidden preserve_nonecc i64 @next(i64 %y) #0 {
-  %buffer = alloca [200 x i8]
-  call void asm sideeffect "", "r"(ptr %buffer)
-  %r = add i64 %y, 1000
-  ret i64 %r
-}
-)" + attributes;
-
-ImageInfo info_of(std::vector<std::string> entries, std::vector<std::string> helpers) {
-  ImageInfo info;
-  info.name = "test";
-  info.target = "x86_64-unknown-linux-gnu x86-64";
-  info.form = "object";
-  info.helpers = std::move(helpers);
-  for (const std::string &e : entries) {
-    info.entries.push_back({"prog_" + e, e, ProgType::xdp});
-    info.programs.push_back({"prog_" + e, std::string(64, 'a'), "", "a.bpf.o", 10, {}});
-  }
-  return info;
-}
-
-Bytes merged(const std::vector<Bytes> &objects, const ImageInfo &info) {
-  auto image = write_image(objects, info);
-  if (!image) {
-    ADD_FAILURE() << llvm::toString(image.takeError());
-    return {};
-  }
-  return std::move(*image);
-}
-
-template <class T>
-std::string message(Expected<T> result) {
-  if (result)
-    return "no error";
-  return llvm::toString(result.takeError());
-}
 
 Bytes section(const Bytes &image, StringRef name) {
   auto file = llvm::object::ObjectFile::createELFObjectFile(
@@ -189,8 +59,6 @@ uint64_t symbol_offset(const Bytes &image, StringRef name) {
   ADD_FAILURE() << "no symbol " << name.str();
   return 0;
 }
-
-std::vector<Bytes> three_objects() { return {compile(first_ir), compile(second_ir), compile(third_ir)}; }
 
 uint64_t helper(uint64_t x) { return x + 5; }
 
@@ -498,96 +366,6 @@ TEST(Strip, KeepsEveryOtherByte) {
   auto again = strip_debug(*stripped);
   ASSERT_TRUE(bool(again));
   EXPECT_EQ(*again, *stripped);
-}
-
-uint32_t depth(const Bytes &object, std::vector<std::string> roots) {
-  auto bytes = worst_stack(object, roots);
-  if (!bytes) {
-    ADD_FAILURE() << llvm::toString(bytes.takeError());
-    return 0;
-  }
-  return *bytes;
-}
-
-TEST(WorstStack, KnownFrames) {
-  // rbp and the buffer; entry also saves the five registers that a preserve_none callee does not
-  const uint32_t next = 8 + 200, leaf = 8 + 100, own = 8, entry = 8 + 5 * 8 + 104;
-  Bytes image = merged(three_objects(), info_of({"entry"}, {"bpf_helper"}));
-  EXPECT_EQ(depth(image, {"own"}), 8 + own);
-  EXPECT_EQ(depth(image, {"next"}), 8 + next);
-  EXPECT_EQ(depth(image, {"leaf"}), 8 + std::max(leaf, next)); // the jump replaces the frame
-  EXPECT_EQ(depth(image, {"entry"}), 8 + entry + 8 + std::max(leaf, next));
-  EXPECT_EQ(depth(image, {"own", "next"}), 8 + next);
-  EXPECT_EQ(depth(image, {}), 0u);
-  EXPECT_EQ(depth(compile(third_ir), {"next"}), 8 + next); // also before the merge
-}
-
-TEST(WorstStack, HelperCostsItsReturnAddress) {
-  Bytes object =
-      compile("declare i64 @bpf_helper(i64)\n"
-              "define i64 @f(i64 %x) #0 { %r = call i64 @bpf_helper(i64 %x) %s = add i64 %r, 1 ret i64 %s }\n"
-              "define i64 @g(i64 %x, ptr %p) #0 { %r = call i64 %p(i64 %x) %s = add i64 %r, 1 ret i64 %s }" +
-              attributes);
-  EXPECT_EQ(depth(object, {"f"}), 8u + 8 + 8);
-  EXPECT_EQ(depth(object, {"g"}), 8u + 8 + 8);
-}
-
-TEST(WorstStack, DecodesVectorCode) {
-  std::string ir =
-      "define void @f(ptr %p) #0 { %v = load <16 x i32>, ptr %p %w = mul <16 x i32> %v, %v\n"
-      "call void asm sideeffect \"vaddps %zmm0, %zmm1, %zmm2\", \"\"()\n"
-      "store <16 x i32> %w, ptr %p ret void }\n"
-      "attributes #0 = { noredzone nounwind \"target-features\"=\"+avx512f\" \"frame-pointer\"=\"all\" }";
-  EXPECT_EQ(depth(compile(ir), {"f"}), 8u + 8);
-}
-
-TEST(WorstStack, JumpsMayGoInCirclesCallsMayNot) {
-  const std::string jumps = R"(
-define internal preserve_nonecc i64 @a(i64 %x) #0 {
-  %buffer = alloca [100 x i8]
-  call void asm sideeffect "", "r"(ptr %buffer)
-  %r = musttail call preserve_nonecc i64 @b(i64 %x)
-  ret i64 %r
-}
-define internal preserve_nonecc i64 @b(i64 %x) #0 {
-  %buffer = alloca [300 x i8]
-  call void asm sideeffect "", "r"(ptr %buffer)
-  %done = icmp eq i64 %x, 0
-  br i1 %done, label %out, label %on
-on:
-  %y = sub i64 %x, 1
-  %r = musttail call preserve_nonecc i64 @a(i64 %y)
-  ret i64 %r
-out:
-  ret i64 %x
-}
-define i64 @f(i64 %x) #0 {
-  %r = call preserve_nonecc i64 @a(i64 %x)
-  %s = add i64 %r, 1
-  ret i64 %s
-}
-)";
-  uint32_t a = depth(compile(jumps + attributes), {"a"});
-  EXPECT_GE(a, 8u + 300);
-  EXPECT_LE(a, 8u + 8 + 304);
-  EXPECT_EQ(depth(compile(jumps + attributes), {"b"}), a);
-  EXPECT_GT(depth(compile(jumps + attributes), {"f"}), a + 8);
-
-  std::string calls = jumps;
-  calls.replace(calls.rfind("musttail"), 8, "notail");
-  EXPECT_EQ(message(worst_stack(compile(calls + attributes), std::vector<std::string>{"f"})),
-            "functions call each other without a bound: a, b");
-}
-
-TEST(WorstStack, UnknownSizesAreErrors) {
-  Bytes object = compile(
-      "define void @f(i64 %n) #0 { %p = alloca i8, i64 %n call void asm sideeffect \"\", \"r\"(ptr %p) "
-      "ret void }" +
-      attributes);
-  EXPECT_EQ(message(worst_stack(object, std::vector<std::string>{"f"})),
-            "function f: its frame has no known size");
-  EXPECT_EQ(message(worst_stack(object, std::vector<std::string>{"g"})),
-            "stack depth of g: no such function");
 }
 
 /// Runs everything that reads images; only that it returns matters.

@@ -14,8 +14,8 @@ namespace ujit {
 
 namespace {
 
-struct BenchCommand {
-  std::string manifest, packets, entry, json, markdown;
+struct BenchCommand : PacketArguments {
+  std::string json, markdown;
   std::string one_program, chain_code, one_code, write_chain_code, write_one_code;
   std::vector<std::string> plain;
   bool no_mitigations = false, no_ablations = false, profile = false;
@@ -165,9 +165,7 @@ void add_bench(CLI::App &app, Action &action) {
   auto c = std::make_shared<BenchCommand>();
   CLI::App *command =
       app.add_subcommand("bench", "Measure fused code side by side with the chain as the kernel runs it");
-  command->add_option("MANIFEST", c->manifest, "The manifest, *.ujit.yaml")->required();
-  command->add_option("--packets", c->packets, "Packets to run, pcap")->required();
-  command->add_option("--entry", c->entry, "Program that gets them (default: the only entry)");
+  c->add_to(*command);
   command->add_option("--placements", c->options.placements, "Places in memory that each code is measured at")
       ->check(CLI::Range(1, 256));
   command->add_option("--rounds", c->options.measure.rounds, "Rounds over all packets at each place")

@@ -16,8 +16,7 @@ namespace ujit {
 
 namespace {
 
-struct CheckCommand {
-  std::string manifest, packets, entry;
+struct CheckCommand : PacketArguments {
   bool no_kernel = false, json = false, bisect = false;
 
   Expected<int> run() const;
@@ -141,9 +140,7 @@ void add_check(CLI::App &app, Action &action) {
   auto c = std::make_shared<CheckCommand>();
   CLI::App *command =
       app.add_subcommand("check", "Compare fused code with interpreter, unfused code and the running kernel");
-  command->add_option("MANIFEST", c->manifest, "The manifest, *.ujit.yaml")->required();
-  command->add_option("--packets", c->packets, "Packets to run, pcap")->required();
-  command->add_option("--entry", c->entry, "Program that gets them (default: the only entry)");
+  c->add_to(*command);
   command->add_flag("--no-kernel", c->no_kernel, "Leave the running kernel out");
   command->add_flag("--bisect", c->bisect, "Name the edge, optimisation or pass behind a difference");
   command->add_flag("--json", c->json, "Print JSON");

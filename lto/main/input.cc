@@ -9,6 +9,12 @@
 
 namespace ujit {
 
+void PacketArguments::add_to(CLI::App &command) {
+  command.add_option("MANIFEST", manifest, "The manifest, *.ujit.yaml")->required();
+  command.add_option("--packets", packets, "Packets to run, pcap")->required();
+  command.add_option("--entry", entry, "Program that gets them (default: the only entry)");
+}
+
 Execution PacketInput::execution(ProgId entry) const {
   Execution out{pipeline, entry, packets, seeds, {}};
   for (const ManifestRoute &r : manifest.fib)

@@ -1,14 +1,22 @@
-// What run and check share: a manifest, its pipeline, packets, and the entry that they go to.
+// What run, check and bench share: a manifest, its pipeline, packets, and the entry that they go to.
 #pragma once
 
 #include "lto/execute.h"
 #include "lto/link.h"
 #include "lto/manifest.h"
 
+#include "CLI/CLI.hpp"
+
 #include <string>
 #include <vector>
 
 namespace ujit {
+
+/// As the command line names them.
+struct PacketArguments {
+  std::string manifest, packets, entry;
+  void add_to(CLI::App &command);
+};
 
 struct PacketInput {
   Manifest manifest;

@@ -16,8 +16,8 @@ namespace ujit {
 
 namespace {
 
-struct RunCommand {
-  std::string manifest, packets, entry, write_packets, dump_maps;
+struct RunCommand : PacketArguments {
+  std::string write_packets, dump_maps;
   uint32_t repeat = 10;
   bool unfused = false, json = false;
 
@@ -125,9 +125,7 @@ void add_run(CLI::App &app, Action &action) {
   auto c = std::make_shared<RunCommand>();
   CLI::App *command =
       app.add_subcommand("run", "Fuse, and run packets through the image in the embedded kernel");
-  command->add_option("MANIFEST", c->manifest, "The manifest, *.ujit.yaml")->required();
-  command->add_option("--packets", c->packets, "Packets to run, pcap")->required();
-  command->add_option("--entry", c->entry, "Program that gets them (default: the only entry)");
+  c->add_to(*command);
   command->add_option("--write-packets", c->write_packets, "Write the packets as they came out, pcap");
   command->add_option("--dump-maps", c->dump_maps, "Write the maps as they are afterwards, JSON");
   command->add_flag("--unfused", c->unfused, "Each program by itself, chained through the prog arrays");

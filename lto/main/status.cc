@@ -29,6 +29,22 @@ const char *state_of(const InstallationStatus &s, const EntryStatus &e) {
   return s.enabled ? "fused" : "switched off";
 }
 
+struct Observer {
+  InstallationFolder folder;
+  KernelReader reader;
+
+  static Expected<Observer> of(const std::string &name) {
+    Expected<InstallationFolder> folder = InstallationFolder::open(name);
+    if (!folder)
+      return folder.takeError();
+    Expected<KernelReader> reader = KernelReader::load();
+    if (!reader)
+      return reader.takeError();
+    return Observer{std::move(*folder), std::move(*reader)};
+  }
+  Expected<Drift> look() { return look_for_drift(folder, reader); }
+};
+
 /// What is around an installation, or why it cannot be looked at.
 struct Surroundings {
   std::optional<Drift> drift;
@@ -36,17 +52,10 @@ struct Surroundings {
 };
 
 Surroundings look_around(const std::string &name) {
-  auto look = [&]() -> Expected<Drift> {
-    Expected<InstallationFolder> folder = InstallationFolder::open(name);
-    if (!folder)
-      return folder.takeError();
-    Expected<KernelReader> reader = KernelReader::load();
-    if (!reader)
-      return reader.takeError();
-    return look_for_drift(*folder, *reader);
-  };
   Surroundings out;
-  if (Expected<Drift> drift = look())
+  Expected<Observer> observer = Observer::of(name);
+  Expected<Drift> drift = observer ? observer->look() : observer.takeError();
+  if (drift)
     out.drift = std::move(*drift);
   else
     out.problem = toString(drift.takeError());
@@ -212,15 +221,12 @@ Error WatchCommand::act(const std::vector<std::string> &differences) const {
 }
 
 Expected<int> WatchCommand::run() const {
-  Expected<InstallationFolder> folder = InstallationFolder::open(name);
-  if (!folder)
-    return folder.takeError();
-  Expected<KernelReader> reader = KernelReader::load();
-  if (!reader)
-    return reader.takeError();
+  Expected<Observer> observer = Observer::of(name);
+  if (!observer)
+    return observer.takeError();
   std::vector<std::string> known;
   for (;;) {
-    Expected<Drift> drift = look_for_drift(*folder, *reader);
+    Expected<Drift> drift = observer->look();
     if (!drift)
       return drift.takeError();
     std::vector<std::string> differences = drift->differences();

@@ -112,9 +112,9 @@ Stimulus segments(const Stimulus &in, Layout at) {
   constexpr size_t size = 1000, count = 6;
   Stimulus out = in;
   out.name += ", GSO";
-  Bytes payload(in.frame.begin() + at.payload, in.frame.begin() + at.end);
-  if (payload.empty())
-    payload = {'u', 'j', 'i', 't'};
+  const Bytes payload = at.payload == at.end
+                            ? Bytes{'u', 'j', 'i', 't'}
+                            : Bytes(in.frame.begin() + at.payload, in.frame.begin() + at.end);
   out.frame.resize(at.payload);
   for (size_t i = 0; i < size * count; i++)
     out.frame.push_back(payload[i % payload.size()]);
