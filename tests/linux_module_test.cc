@@ -277,15 +277,17 @@ TEST(Stub, IsWhatTheVerifierTakes) {
                 .originals = 4};
   for (bool clear : {false, true}) {
     const std::vector<Insn> insns = stub_program(spec, clear);
-    size_t tail_calls = 0, kfuncs = 0, stores = 0;
+    size_t tail_calls = 0, kfuncs = 0, stores = 0, preserved = 0;
     for (const Insn &i : insns) {
       tail_calls += i.opcode == 0x85 && i.src == 0 && i.imm == 12;
       kfuncs += i.opcode == 0x85 && i.src == 2 && i.offset == 1 && i.imm == 77;
       stores += i.opcode == 0x7a;
+      preserved += i.dst >= 6 && i.dst <= 9;
     }
     EXPECT_EQ(tail_calls, 17u);
-    EXPECT_EQ(kfuncs, 1u);
+    EXPECT_EQ(kfuncs, 2u);
     EXPECT_EQ(stores, clear ? 50u : 0u);
+    EXPECT_EQ(preserved, 0u) << "registers that the kernel's code saves and restores for every packet";
   }
 }
 

@@ -33,7 +33,6 @@ public:
     insns_.push_back({.opcode = opcode, .dst = dst, .src = src, .offset = offset, .imm = imm});
   }
   void move(uint8_t dst, uint8_t src) { put(BPF_ALU64 | BPF_MOV | BPF_X, dst, src); }
-  void move32(uint8_t dst, uint8_t src) { put(BPF_ALU | BPF_MOV | BPF_X, dst, src); }
   void set(uint8_t dst, int32_t value) { put(BPF_ALU64 | BPF_MOV | BPF_K, dst, 0, 0, value); }
   void alu(uint8_t op, uint8_t dst, int32_t value) { put(BPF_ALU64 | op | BPF_K, dst, 0, 0, value); }
   void load_fd(uint8_t dst, uint8_t kind, int fd) {
@@ -63,99 +62,138 @@ private:
   std::vector<Insn> insns_;
 };
 
-/// bpf_tail_call(r6, `prog_array`, r3)
-void tail_call(Assembler &a, int prog_array) {
-  a.move(1, 6);
-  a.load_fd(2, BPF_PSEUDO_MAP_FD, prog_array);
-  a.call_helper(BPF_FUNC_tail_call);
-}
+/// Words of the stub's own, on the stack behind the frame. Nothing is in a register that calls preserve: the
+/// kernel's code would save and restore each of those for every packet, and few packets need more than the
+/// call.
+enum Word : uint32_t { context_word = 1, result_word, misses_word, array_word, words = array_word };
 
-/// ++left[r9], in the word of the stack behind the frame.
-void count_leave(Assembler &a, const StubSpec &spec) {
-  const auto key = -int16_t(spec.frame_bytes + 8);
-  Assembler::Label no_such;
-  a.put(BPF_STX | BPF_MEM | BPF_W, 10, 9, key);
-  a.load_fd(1, BPF_PSEUDO_MAP_FD, spec.left);
-  a.move(2, 10);
-  a.alu(BPF_ADD, 2, key);
-  a.call_helper(BPF_FUNC_map_lookup_elem);
-  a.jump(BPF_JEQ, 0, 0, no_such);
-  a.put(BPF_LDX | BPF_MEM | BPF_DW, 1, 0);
-  a.alu(BPF_ADD, 1, 1);
-  a.put(BPF_STX | BPF_MEM | BPF_DW, 0, 1);
-  a.place(no_such);
-}
+class Stub {
+public:
+  Stub(const StubSpec &spec, bool clear_frame) : spec_(spec), clear_frame_(clear_frame) {}
 
-constexpr int32_t drop_verdict(ProgType type) { return type == ProgType::xdp ? 0 : 2; }
+  std::vector<Insn> write() {
+    store(context_word, 1);
+    a_.load_fd(3, BPF_PSEUDO_MAP_VALUE, spec_.switch_map);
+    a_.put(BPF_LDX | BPF_MEM | BPF_W, 3, 3);
+    a_.jump(BPF_JNE, 3, 0, killed_);
+    if (clear_frame_)
+      for (uint32_t at = 8; at <= spec_.frame_bytes; at += 8)
+        a_.put(BPF_ST | BPF_MEM | BPF_DW, 10, 0, -int16_t(at), 0);
+    a_.set(2, 0);
+    call_entry();
+    if (spec_.frame_bytes)
+      leave();
+    a_.place(out_);
+    a_.put(BPF_JMP | BPF_EXIT);
+    run_original();
+    return a_.finish();
+  }
+
+private:
+  int16_t at(Word word) const { return int16_t(-int32_t(spec_.frame_bytes + 8 * word)); }
+  void load(uint8_t to, Word word, uint8_t size = BPF_DW) {
+    a_.put(BPF_LDX | BPF_MEM | size, to, 10, at(word));
+  }
+  void store(Word word, uint8_t from) { a_.put(BPF_STX | BPF_MEM | BPF_DW, 10, from, at(word)); }
+
+  /// r1: context, r2: where.
+  void call_entry() {
+    if (spec_.frame_bytes) {
+      a_.move(3, 10);
+      a_.alu(BPF_ADD, 3, -int32_t(spec_.frame_bytes));
+      a_.set(4, int32_t(spec_.frame_bytes));
+    }
+    a_.put(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_KFUNC_CALL, 1 /* fd_array[1] */, int32_t(spec_.kfunc_id));
+  }
+
+  /// bpf_tail_call(context, `prog_array`, r3)
+  void tail_call(int prog_array) {
+    load(1, context_word);
+    a_.load_fd(2, BPF_PSEUDO_MAP_FD, prog_array);
+    a_.call_helper(BPF_FUNC_tail_call);
+  }
+
+  void leave() {
+    Assembler::Label again, missed, drop;
+    a_.jump(BPF_JSGT, 0, -1, out_);
+    a_.set(5, 0);
+    store(misses_word, 5);
+    a_.place(again); // r0: where to, r5: tail calls that failed, by which the verifier tells rounds apart
+    store(result_word, 0);
+    a_.alu(BPF_LSH, 0, 1); // bit 63 goes
+    a_.alu(BPF_RSH, 0, 49);
+    store(array_word, 0);
+    if (spec_.left >= 0)
+      count_leave();
+    for (size_t i = 0; i < spec_.prog_arrays.size(); ++i) {
+      Assembler::Label next;
+      load(4, array_word);
+      a_.jump(BPF_JNE, 4, int32_t(i), next);
+      load(3, result_word, BPF_W); // the index
+      tail_call(spec_.prog_arrays[i]);
+      a_.jump(BPF_JA, 0, 0, missed);
+      a_.place(next);
+    }
+    a_.place(missed);
+    load(5, misses_word);
+    a_.alu(BPF_ADD, 5, 1);
+    a_.jump(BPF_JGE, 5, most_misses, drop);
+    store(misses_word, 5);
+    load(1, context_word);
+    load(2, result_word);
+    a_.alu(BPF_RSH, 2, 32);
+    a_.alu(BPF_AND, 2, 0xffff);
+    call_entry();
+    load(5, misses_word);
+    a_.jump(BPF_JSLE, 0, -1, again);
+    a_.jump(BPF_JA, 0, 0, out_);
+    a_.place(drop);
+    a_.set(0, drop_verdict(spec_.original->type));
+  }
+
+  /// ++left[number of the prog array]
+  void count_leave() {
+    Assembler::Label no_such;
+    a_.load_fd(1, BPF_PSEUDO_MAP_FD, spec_.left);
+    a_.move(2, 10);
+    a_.alu(BPF_ADD, 2, at(array_word));
+    a_.call_helper(BPF_FUNC_map_lookup_elem);
+    a_.jump(BPF_JEQ, 0, 0, no_such);
+    a_.put(BPF_LDX | BPF_MEM | BPF_DW, 1, 0);
+    a_.alu(BPF_ADD, 1, 1);
+    a_.put(BPF_STX | BPF_MEM | BPF_DW, 0, 1);
+    a_.place(no_such);
+  }
+
+  void run_original() {
+    a_.place(killed_);
+    a_.set(3, 0);
+    tail_call(spec_.originals);
+    // Flags of a program that hooks read come from what is in it, run or not. A tail call sets cb_access.
+    if ((spec_.dst_needed || spec_.original->dst_needed) && spec_.original->type == ProgType::sched_cls) {
+      load(1, context_word);
+      a_.call_helper(BPF_FUNC_get_route_realm);
+    }
+    a_.set(0, drop_verdict(spec_.original->type));
+    a_.put(BPF_JMP | BPF_EXIT);
+  }
+
+  static int32_t drop_verdict(ProgType type) { return type == ProgType::xdp ? 0 : 2; }
+
+  const StubSpec &spec_;
+  const bool clear_frame_;
+  Assembler a_;
+  Assembler::Label out_, killed_;
+};
 
 } // namespace
 
-// r6: context, r7: what the kfunc returned, r8: tail calls that failed, r9: number of the prog array.
 std::vector<Insn> stub_program(const StubSpec &spec, bool clear_frame) {
-  Assembler a;
-  Assembler::Label killed, again, out, missed;
-  a.move(6, 1);
-  a.load_fd(1, BPF_PSEUDO_MAP_VALUE, spec.switch_map);
-  a.put(BPF_LDX | BPF_MEM | BPF_W, 1, 1);
-  a.jump(BPF_JNE, 1, 0, killed);
-  if (clear_frame)
-    for (uint32_t at = 8; at <= spec.frame_bytes; at += 8)
-      a.put(BPF_ST | BPF_MEM | BPF_DW, 10, 0, -int16_t(at), 0);
-  const bool leaves = spec.frame_bytes != 0;
-  if (leaves)
-    a.set(8, 0);
-  a.move(1, 6);
-  a.set(2, 0);
-  a.place(again);
-  if (leaves) {
-    a.move(3, 10);
-    a.alu(BPF_ADD, 3, -int32_t(spec.frame_bytes));
-    a.set(4, spec.frame_bytes);
-  }
-  a.put(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_KFUNC_CALL, 1 /* fd_array[1] */, spec.kfunc_id);
-  if (leaves) {
-    a.jump(BPF_JSGT, 0, -1, out);
-    a.move(7, 0);
-    a.move(9, 0);
-    a.alu(BPF_LSH, 9, 1); // bit 63 goes
-    a.alu(BPF_RSH, 9, 49);
-    if (spec.left >= 0)
-      count_leave(a, spec);
-    for (size_t i = 0; i < spec.prog_arrays.size(); ++i) {
-      Assembler::Label next;
-      a.jump(BPF_JNE, 9, int32_t(i), next);
-      a.move32(3, 7);
-      tail_call(a, spec.prog_arrays[i]);
-      a.jump(BPF_JA, 0, 0, missed);
-      a.place(next);
-    }
-    a.place(missed);
-    a.alu(BPF_ADD, 8, 1);
-    a.move(1, 6);
-    a.move(2, 7);
-    a.alu(BPF_RSH, 2, 32);
-    a.alu(BPF_AND, 2, 0xffff);
-    a.jump(BPF_JLT, 8, most_misses, again);
-    a.set(0, drop_verdict(spec.original->type));
-  }
-  a.place(out);
-  a.put(BPF_JMP | BPF_EXIT);
-
-  a.place(killed);
-  a.set(3, 0);
-  tail_call(a, spec.originals);
-  // Flags of a program that hooks read come from what is in it, run or not. A tail call sets cb_access.
-  if ((spec.dst_needed || spec.original->dst_needed) && spec.original->type == ProgType::sched_cls) {
-    a.move(1, 6);
-    a.call_helper(BPF_FUNC_get_route_realm);
-  }
-  a.set(0, drop_verdict(spec.original->type));
-  a.put(BPF_JMP | BPF_EXIT);
-  return a.finish();
+  return Stub(spec, clear_frame).write();
 }
 
 Expected<Fd> load_stub(const StubSpec &spec) {
-  if (spec.frame_bytes % 8 || spec.frame_bytes + (spec.left >= 0 ? 8 : 0) > 512)
+  if (spec.frame_bytes % 8 || spec.frame_bytes + 8 * words > 512)
     return internal_error(formatv("a frame of {0} bytes is not one that a stub can have", spec.frame_bytes))
         .error();
   const int fds[] = {0, spec.module_btf};
