@@ -26,8 +26,11 @@ struct OptimisationEffect {
   std::string name, what;          ///< as optimisation_names() has them
   bool fired = false;              ///< without it the code is another
   int64_t bytes = 0, ir_insns = 0; ///< more of these without it
-  std::string why;                 ///< why it was not tried: switched off
+  std::string why;                 ///< why it was not tried: switched off, or the pipeline is too large
 };
+
+/// Instructions of a pipeline beyond which optimisations are listed but not tried.
+constexpr uint64_t most_explained_insns = 10'000;
 
 /// One link for each. Errors: those of link().
 Expected<std::vector<OptimisationEffect>>

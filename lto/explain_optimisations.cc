@@ -1,5 +1,6 @@
 // What passes do has no single place in the source, so each optimisation is explained by its absence: the
-// pipeline is linked again without it, and the code compared.
+// pipeline is linked again without it, and the code compared. That is a link for each, which large pipelines
+// are spared.
 #include "lto/explain.h"
 #include "lto/image.h"
 
@@ -13,6 +14,10 @@ namespace ujit {
 Expected<std::vector<OptimisationEffect>>
 explain_optimisations(const Pipeline &pipeline, const LinkResult &result, const LinkOptions &options) {
   std::vector<OptimisationEffect> out;
+  uint64_t insns = 0;
+  for (const Program &p : pipeline.programs)
+    insns += p.insns.size();
+  const bool large = insns > most_explained_insns;
   Expected<std::vector<uint8_t>> code = strip_debug(result.image.object);
   if (!code)
     return code.takeError();
@@ -22,6 +27,12 @@ explain_optimisations(const Pipeline &pipeline, const LinkResult &result, const 
     effect.what = name.what;
     if (std::find(options.disabled.begin(), options.disabled.end(), name.name) != options.disabled.end()) {
       effect.why = "switched off";
+      continue;
+    }
+    if (large) {
+      effect.why =
+          llvm::formatv("not tried, as {0} instructions are more than {1}: compare with --no-opt {2}", insns,
+                        most_explained_insns, name.name);
       continue;
     }
     LinkOptions without = options;

@@ -5,6 +5,7 @@
 #include "kernel-iface/linux/lifecycle.h"
 #include "kernel-iface/linux/maps.h"
 #include "kernel-iface/linux/stub.h"
+#include "lto/cpu_check.h"
 #include "lto/single_fetch.h"
 #include "translator/instance.h"
 #include "translator/kernel.h"
@@ -213,6 +214,8 @@ Expected<LiveImage> bring_up(const KernelPipeline &k, const KernelImage &image, 
                              const Fd &kill_switch) {
   if (!kernel.refusal.empty())
     return unsupported(kernel.refusal).error();
+  if (Error e = check_cpu(image.info))
+    return e;
   Expected<std::vector<uint8_t>> ko = write_module(image.spec, kernel);
   if (!ko)
     return ko.takeError();

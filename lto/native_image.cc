@@ -1,5 +1,6 @@
 #include "lto/native_image.h"
 
+#include "lto/cpu_check.h"
 #include "lto/image.h"
 
 #include "kernel-iface/embedded/helpers.h"
@@ -40,6 +41,8 @@ Expected<NativeImage> load_native(const Pipeline &pipeline, ProgId entry, std::s
     return info.takeError();
   if (info->leave)
     return input_error("the image is for a kernel: its entries need a stub").in_file(name).error();
+  if (Error e = check_cpu(*info))
+    return with_place(std::move(e), name);
   std::vector<ImageSymbol> extra(helpers.begin(), helpers.end());
   extra.push_back({"ujit_load_packet", reinterpret_cast<const void *>(&load_packet)});
   extra.push_back({"ujit_call_helper", reinterpret_cast<const void *>(&call_helper)});

@@ -1,6 +1,8 @@
 #include "kernel-iface/image/elf.h"
+#include "lto/cpu_check.h"
 #include "lto/image.h"
 #include "lto/image_info.h"
+#include "lto/optimise.h"
 #include "tests/image_bed.h"
 
 #include "llvm/BinaryFormat/ELF.h"
@@ -224,6 +226,22 @@ TEST(ImageInfo, StrictReader) {
   EXPECT_EQ(message(parse_image_info(std::string(1 << 20, '['))), "image description: nested too deeply");
   for (size_t length = 0; length < good.size(); length += 3)
     EXPECT_NE(message(parse_image_info(StringRef(good).take_front(length))), "no error");
+}
+
+TEST(ImageInfo, OfAnotherCpu) {
+  ImageInfo info = full_info();
+  auto check = [&](const std::string &cpu) {
+    info.target = "x86_64-unknown-linux-gnu " + cpu;
+    return llvm::toString(check_cpu(info));
+  };
+  EXPECT_EQ(check("x86-64 "), "");
+  auto native = resolve_cpu("native", false);
+  ASSERT_TRUE(bool(native)) << llvm::toString(native.takeError());
+  EXPECT_EQ(check(native->name + " " + native->features), "");
+  const std::string impossible = check("x86-64 +xop,+avx512vp2intersect"); // no CPU has both
+  EXPECT_TRUE(StringRef(impossible).contains("the image was linked for CPU 'x86-64' with ")) << impossible;
+  EXPECT_TRUE(StringRef(impossible).contains(", which this machine lacks")) << impossible;
+  EXPECT_EQ(check("skylake -xsave,-sgx"), check("skylake ")) << "what code generation does not use";
 }
 
 TEST(ImageInfo, SymbolsMustMatchTheDescription) {

@@ -1,8 +1,10 @@
-// That each optimisation of fused code fires, on IR.
+// That each optimisation of fused code fires, on IR; what is said of it.
+#include "lto/explain.h"
 #include "lto/optimise.h"
 #include "lto/passes.h"
 #include "tests/support/case_file.h"
 #include "translator/lower.h"
+#include "translator/make_insn.h"
 
 #include "gtest/gtest.h"
 
@@ -146,6 +148,31 @@ TEST(Loops, AreUnrolled) {
                                "r2\nr1 += 2\nif r1 != r3 goto again\n");
   EXPECT_GT(count(ir_of(text), "load i16"), 1u);
   EXPECT_EQ(count(ir_of(text, {.loops = false}), "load i16"), 1u);
+}
+
+/// Each optimisation would be another link.
+TEST(Explain, LargePipelinesAreNotLinkedAgain) {
+  Pipeline pipeline;
+  Program &p = pipeline.programs.emplace_back();
+  p.name = "main";
+  p.type = ProgType::xdp;
+  p.insns = {make_insn(0xb7, 0, 0, 0, 1)};
+  p.insns.resize(most_explained_insns, make_insn(0x07, 0, 0, 0, 1));
+  p.insns.push_back(make_insn(0x95, 0, 0, 0, 0));
+  p.subprograms = {{p.name, 0, uint32_t(p.insns.size()), 0}};
+  pipeline.entries = {ProgId(0)};
+  LinkOptions options;
+  options.disabled = {"loops"};
+  auto linked = link(pipeline, options);
+  ASSERT_TRUE(bool(linked)) << llvm::toString(linked.takeError());
+  auto effects = explain_optimisations(pipeline, *linked, options);
+  ASSERT_TRUE(bool(effects)) << llvm::toString(effects.takeError());
+  EXPECT_EQ(effects->size(), optimisation_names().size());
+  for (const OptimisationEffect &e : *effects)
+    EXPECT_EQ(e.why, e.name == "loops" ? "switched off"
+                                       : "not tried, as 10001 instructions are more than 10000: compare with "
+                                         "--no-opt " +
+                                             e.name);
 }
 
 } // namespace

@@ -157,7 +157,7 @@ void add_link(CLI::App &app, Action &action) {
   command->add_flag(
       "--explain", c->explain,
       "Of each tail call, lookup and load of configuration: what became of it, and why not more; of each "
-      "optimisation what it gives here (links once more for each)");
+      "optimisation what it gives here (links once more for each, up to 10,000 instructions)");
   command->add_flag("--stats", c->stats, "Report the time of each phase as well");
   command->add_flag("--json", c->json, "Print the report as JSON");
   command->callback([=, &action] { action = [=] { return c->run(); }; });

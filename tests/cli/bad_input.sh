@@ -40,4 +40,14 @@ expect 1 "cannot write: Is a directory"
 printf 'garbage' >bad.pcap
 ujit run m.ujit.yaml --packets bad.pcap
 expect 1 "bad.pcap"
+
+# Code for another machine is linked but not run.
+echo "target: { cpu: bdver4 }" | manifest
+printf '\324\303\262\241\2\0\4\0\0\0\0\0\0\0\0\0\0\0\4\0\1\0\0\0' >empty.pcap
+ujit link m.ujit.yaml -o image.o
+expect 0
+grep -qw xop /proc/cpuinfo || {
+  ujit run m.ujit.yaml --packets empty.pcap
+  expect 1 "the image was linked for CPU 'bdver4' with " "xop" "which this machine lacks"
+}
 [ -z "$(ls -d ./*.tmp* 2>/dev/null)" ] || die "temporary files were left"
