@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs all tests of build folder $1 and sums up: failures with their output, skipped tests with their reasons,
 # and as the last line `N passed, N failed, N skipped`. Exit code 1 if one failed or none ran. The tests that
-# concern a kernel also run in Debian's stock kernels under QEMU; UJIT_NO_GUEST=1 leaves that out.
+# concern a kernel also run in Debian's stock kernels under QEMU (UJIT_NO_GUEST=1 leaves that out), and the kernel's
+# own test vectors in all modes (UJIT_NO_VECTORS=1).
 build=$1
 results=$build/tests.xml
 rm -f "$results"
@@ -24,8 +25,27 @@ else
 fi
 guests=$(cat "$build"/guest-*.counts 2>/dev/null | awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }')
 
-awk -v status="$status" -v guests="$guests" -v guests_failed="$guests_failed" '
-  BEGIN { split(guests, counts, " "); passed = counts[1]; failed = counts[2]; skipped = counts[3] }
+vectors_failed=0
+rm -f "$build/vectors.counts"
+if [ -n "$UJIT_NO_VECTORS" ]; then
+  echo "skipped: the kernel's test vectors: UJIT_NO_VECTORS is set"
+else
+  "$(dirname "$0")/vectors/check.sh" "$build" >"$build/vectors.log" 2>&1
+  case $? in
+  0) grep -E '[0-9]+ passed, .* refused$' "$build/vectors.log"; echo "vectors that are refused, and why: $build/vectors.log" ;;
+  2) echo "skipped: the kernel's test vectors: $(tail -1 "$build/vectors.log")" ;;
+  *) vectors_failed=1; tail -50 "$build/vectors.log" ;;
+  esac
+fi
+vectors=$(cat "$build/vectors.counts" 2>/dev/null)
+
+awk -v status="$status" -v guests="$guests" -v guests_failed="$guests_failed" \
+    -v vectors="$vectors" -v vectors_failed="$vectors_failed" '
+  BEGIN {
+    split(guests, counts, " "); passed = counts[1]; failed = counts[2]; skipped = counts[3]
+    split(vectors, counts, " "); passed += counts[1]; failed += counts[2]
+    if (vectors_failed && counts[2] == 0) failed++
+  }
   function text(s) { gsub(/&lt;/, "<", s); gsub(/&gt;/, ">", s); gsub(/&quot;/, "\"", s); gsub(/&amp;/, "\\&", s); return s }
   /<testcase / {
     name = $0; sub(/.*<testcase name="/, "", name); sub(/".*/, "", name); name = text(name)

@@ -1,16 +1,18 @@
 #!/bin/sh
 # The kernel's own test vectors (lib/test_bpf.c and the selftests' verifier tests) in all modes, with build folder $1.
-# They come out of Debian's kernel source, which is installed if it is not there.
+# They come out of Debian's kernel source, which is installed if it is not there. What is refused is listed with its
+# reason. $build/vectors.counts: vectors that passed, were wrong, were refused. Exit code 2: there is no source to be had.
 set -e
 build=$(cd "$1" && pwd) here=$(cd "$(dirname "$0")" && pwd)
 tarball=/usr/src/linux-source-6.1.tar.xz
 if [ ! -f $tarball ]; then
   [ "$(id -u)" = 0 ] && sudo= || sudo=sudo
   echo "installing: linux-source-6.1"
-  $sudo apt-get update -qq
-  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends linux-source-6.1 >/dev/null
+  { $sudo apt-get update -qq &&
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends linux-source-6.1 >/dev/null; } || exit 2
 fi
 out=$build/vectors
+rm -f "$build/vectors.counts" "$out"/*.log
 [ -f "$out/verifier.txt" ] || "$here/extract.sh" $tarball "$out"
 
 cpus=$(nproc) failed=0
@@ -34,4 +36,5 @@ if [ "$(id -u)" = 0 ]; then
 else
   echo "skipped: captured from this kernel: bpf() needs root"
 fi
+cat "$out"/*.log | awk '/^[0-9]+ passed/ { p += $1; w += $3; r += $5 } END { print p + 0, w + 0, r + 0 }' >"$build/vectors.counts"
 exit $failed
