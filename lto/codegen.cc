@@ -48,13 +48,15 @@ static void thaw_loads(Function &f) {
 
 /// Passes of LLVM's code generator that cost time and gave nothing on this kind of code, counted in
 /// executed instructions (docs/design.md). Variable locations are never asked for: a line is all we need.
-static void leave_out(TargetPassConfig &config) {
-  for (AnalysisID pass : {&MachineSchedulerID, &PostRASchedulerID, &PostMachineSchedulerID, &MachineLICMID,
-                          &MachineCSEID, &LiveDebugValuesID})
+static void leave_out(TargetPassConfig &config, bool schedule) {
+  for (AnalysisID pass :
+       {&PostRASchedulerID, &PostMachineSchedulerID, &MachineLICMID, &MachineCSEID, &LiveDebugValuesID})
     config.disablePass(pass);
+  if (!schedule)
+    config.disablePass(&MachineSchedulerID);
 }
 
-Expected<std::vector<uint8_t>> generate_code(Module &module, TargetMachine &tm) {
+Expected<std::vector<uint8_t>> generate_code(Module &module, TargetMachine &tm, bool schedule) {
   for (Function &f : module) {
     thaw_loads(f);
     split_long_blocks(f);
@@ -70,7 +72,7 @@ Expected<std::vector<uint8_t>> generate_code(Module &module, TargetMachine &tm) 
   auto *machine_module = new MachineModuleInfoWrapperPass(&target);
   TargetPassConfig *config = target.createPassConfig(pm);
   config->setDisableVerify(true);
-  leave_out(*config);
+  leave_out(*config, schedule);
   pm.add(config);
   pm.add(machine_module);
   if (config->addISelPasses())

@@ -9,7 +9,9 @@
 namespace ujit {
 
 /// Machine code of a module as a relocatable ELF object. The module is consumed. Very long basic blocks are
-/// split before, since instruction selection is quadratic in them.
-llvm::Expected<std::vector<uint8_t>> generate_code(llvm::Module &module, llvm::TargetMachine &tm);
+/// split before, since instruction selection is quadratic in them. `schedule`: order instructions so that
+/// fewer values are alive at once.
+llvm::Expected<std::vector<uint8_t>> generate_code(llvm::Module &module, llvm::TargetMachine &tm,
+                                                   bool schedule = true);
 
 } // namespace ujit

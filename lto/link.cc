@@ -370,7 +370,7 @@ private:
     if (Error e = save(module, name + ".4-bound"))
       return e;
     ir = count_instructions(module);
-    Expected<std::vector<uint8_t>> bytes = generate_code(module, tm);
+    Expected<std::vector<uint8_t>> bytes = generate_code(module, tm, passes.schedule);
     if (!bytes)
       return bytes.takeError();
     object = std::move(*bytes);
@@ -390,7 +390,7 @@ private:
       costs.push_back(pipeline_[result_.plan[p].origin].insns.size());
     costs.push_back(0);
     PassOptions passes;
-    passes.forward_state = false;
+    passes.forward_state = passes.schedule = false;
     Error e = parallel("resume", costs, [&](size_t i) -> Error {
       LLVMContext context;
       context.setDiscardValueNames(options_.save_temps.empty());
@@ -454,6 +454,7 @@ private:
                              .loops = enabled("loops"),
                              .conditions = enabled("conditions"),
                              .split_paths = enabled("split-paths"),
+                             .schedule = enabled("schedule"),
                              .skb_helpers = enabled("inline-skb-helpers"),
                              .rotates = enabled("rotates"),
                              .vectors = enabled("vectors") && !for_kernel(),
@@ -473,7 +474,9 @@ private:
       auto tm = machine(efforts[i]);
       if (!tm)
         return tm.takeError();
-      return finish(**module, **tm, passes, "partition" + Twine(i), ir[i], objects_[i]);
+      PassOptions mine = passes;
+      mine.schedule &= efforts[i] == Effort::full;
+      return finish(**module, **tm, mine, "partition" + Twine(i), ir[i], objects_[i]);
     });
     for (size_t i = 0; i < objects_.size(); ++i) {
       result_.stats.ir_insns += ir[i];

@@ -176,6 +176,17 @@ struct PlantedPass : PassInfoMixin<PlantedPass> {
   }
 };
 
+struct CarryConstantsPass : PassInfoMixin<CarryConstantsPass> {
+  PreservedAnalyses run(Function &f, FunctionAnalysisManager &fam) {
+    if (!carry_constants(f, fam.getResult<AAManager>(f), fam.getResult<MemorySSAAnalysis>(f).getMSSA()))
+      return PreservedAnalyses::all();
+    PreservedAnalyses kept;
+    kept.preserveSet<CFGAnalyses>();
+    kept.preserve<MemorySSAAnalysis>();
+    return kept;
+  }
+};
+
 FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
   FunctionPassManager fpm;
   if (effort == Effort::minimal)
@@ -188,7 +199,8 @@ FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
     fpm.addPass(JumpThreadingPass());
     fpm.addPass(SimplifyCFGPass(cfg_options()));
     if (options.forward_state) {
-      fpm.addPass(GVNPass(GVNOptions().setPRE(true).setLoadPRE(true)));
+      fpm.addPass(CarryConstantsPass());
+      fpm.addPass(GVNPass(GVNOptions().setMemDep(false))); // of loads, early CSE does enough
       fpm.addPass(DSEPass());
     }
     if (options.conditions) {

@@ -46,6 +46,7 @@ struct PassOptions {
   bool loops = true;         ///< loop passes, tail calls of oneself
   bool conditions = true;    ///< what dominating conditions imply
   bool split_paths = true;   ///< code apart for each answer to a question that is asked again
+  bool schedule = true;      ///< the code generator's scheduler: fewer values alive at once
   bool skb_helpers = true;   ///< for kernels that are known: helpers on packets become code
   bool rotates = true;       ///< funnel shifts that are rotates
   bool vectors = false;      ///< loops may use vector registers: never in a kernel

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "llvm/Analysis/AliasAnalysis.h"
+#include "llvm/Analysis/MemorySSA.h"
 #include "llvm/IR/Dominators.h"
 #include "llvm/IR/Function.h"
 #include "llvm/IR/PassManager.h"
@@ -20,6 +21,10 @@ bool loop_self_calls(llvm::Function &function);
 /// of its own, unless the function would grow beyond `limit` instructions. Returns whether there was one;
 /// then value numbering has to follow.
 bool split_paths(llvm::Function &function, const llvm::DominatorTree &tree, size_t limit);
+
+/// Loads of state that hold a constant on each way to them become phis of those constants. Keeps `memory` up
+/// to date. Returns whether there were any.
+bool carry_constants(llvm::Function &function, llvm::AAResults &aliases, llvm::MemorySSA &memory);
 
 /// Copies that loop passes make of a load are loads of their own, as are those by inlining (single_fetch.h):
 /// after `make_copies`, each gets a discriminator of its own.
