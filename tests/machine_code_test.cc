@@ -52,7 +52,7 @@ TEST_P(EdgeLb, FetchesOnce) {
   auto result = check_single_fetch(linked->image.object, *pipeline);
   ASSERT_TRUE(bool(result)) << llvm::toString(result.takeError());
   EXPECT_GT(result->loads, 50u);
-  EXPECT_LT(result->folded, result->loads / 4);
+  EXPECT_LT(result->folded, (result->loads + result->folded) / 4) << "the check sees the others";
   EXPECT_EQ(print(*result), "");
 }
 
