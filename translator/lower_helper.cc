@@ -34,20 +34,23 @@ bool Lowering::lower_small_helper(uint32_t slot, const Helper &helper) {
   return helper.name == "bpf_skb_load_bytes" && lower_packet_copy(slot);
 }
 
-/// The 32-bit words at a register's address, added up in 64 bits. Null: they cannot be read from here.
+/// The 32-bit words at a register's address, the last one filled up with zeros, added up in 64 bits. Null:
+/// they cannot be read from here.
 Value *Lowering::sum_words(uint32_t slot, unsigned reg, uint64_t size) {
   Value *sum = builder_.getInt64(0);
-  for (uint64_t at = 0; at < size; at += 4) {
-    Value *word = frozen_load(state_.regs[reg], int64_t(at), 32);
-    if (!word) {
-      Expected<Access> a = access(slot, reg, int64_t(at), 32, false);
+  for (uint64_t at = 0; at < size;) {
+    const unsigned bytes = unsigned(std::bit_floor(std::min<uint64_t>(size - at, 4)));
+    Value *part = frozen_load(state_.regs[reg], int64_t(at), bytes * 8);
+    if (!part) {
+      Expected<Access> a = access(slot, reg, int64_t(at), bytes * 8, false);
       if (!a) {
         consumeError(a.takeError());
         return nullptr;
       }
-      word = load(*a, builder_.getInt32Ty());
+      part = load(*a, int_of(bytes * 8));
     }
-    sum = builder_.CreateAdd(sum, builder_.CreateZExt(word, i64()));
+    sum = builder_.CreateAdd(sum, builder_.CreateShl(builder_.CreateZExt(part, i64()), at % 4 * 8));
+    at += bytes;
   }
   return sum;
 }
@@ -56,7 +59,7 @@ Value *Lowering::sum_words(uint32_t slot, unsigned reg, uint64_t size) {
 /// them one by one with end-around carry gives: 0 only if all are, else the same from 1 to 0xffffffff.
 bool Lowering::lower_checksum_difference(uint32_t slot) {
   const std::optional<uint64_t> old_size = constant(as_int(2)), new_size = constant(as_int(4));
-  if (!old_size || !new_size || (*old_size | *new_size) % 4 != 0 || *old_size + *new_size > longest_sum)
+  if (!old_size || !new_size || *old_size + *new_size > longest_sum)
     return false;
   Type *i32 = builder_.getInt32Ty();
   auto fold = [&](Value *sum) {

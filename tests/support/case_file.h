@@ -18,7 +18,8 @@
 //     -- map out NAME            all entries afterwards
 //     -- error                   the exact text of the error
 //     -- ir, -- plan             texts that must occur, in this order
-//     -- option KEY=VALUE...     modes=interpreter: that only; kernel=REASON: not in the running kernel
+//     -- option KEY=VALUE...     modes=interpreter: that only; kernel=REASON: not in the running kernel;
+//                                kernel-from=6.13: only in that one and later ones
 //
 // Files of the bpf_conformance suite (`-- asm`, `-- raw`, `-- mem`, `-- result`) are read as well.
 #pragma once

@@ -3,6 +3,7 @@
 
 #include "kernel-iface/embedded/interpreter_host.h"
 #include "kernel-iface/embedded/worker.h"
+#include "kernel-iface/linux/kernel_version.h"
 #include "kernel-iface/linux/load.h"
 #include "lto/trace_bytes.h"
 #include "tests/support/simple_host.h"
@@ -17,6 +18,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <sys/utsname.h>
 
 namespace ujit {
 namespace {
@@ -536,6 +538,11 @@ private:
       reason = "plain memory";
     else if (auto it = c_.options.find("kernel"); it != c_.options.end())
       reason = it->second;
+    else if (auto from = c_.options.find("kernel-from"); from != c_.options.end()) {
+      utsname name{};
+      if (uname(&name) != 0 || kernel_version(name.release) < kernel_version(from->second))
+        reason = "from Linux " + from->second + " on";
+    }
     if (!reason.empty())
       return out_.push_back({"kernel", reason, {}}), void();
     auto runs = run_jobs_in_kernel(changed_, c_.seeds, jobs_);
