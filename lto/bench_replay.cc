@@ -38,7 +38,8 @@ using llvm::StringRef;
 /// Contexts of the replay whose code runs now.
 const KernelContexts *contexts_in_use = nullptr;
 
-/// Helpers that move the packet or change fields of the context beside it.
+/// Helpers that move the packet or change fields of the context beside it. (Pulling data does neither:
+/// packets are linear here.)
 template <const char *name>
 HelperFunction *const original = find_helper_address(name);
 
@@ -62,7 +63,6 @@ UJIT_CALLED_BY_KERNEL_CODE uint64_t change_packet(uint64_t context, uint64_t r2,
   X(bpf_skb_change_proto)                                                                                    \
   X(bpf_skb_change_tail)                                                                                     \
   X(bpf_skb_change_type)                                                                                     \
-  X(bpf_skb_pull_data)                                                                                       \
   X(bpf_skb_vlan_pop)                                                                                        \
   X(bpf_skb_vlan_push)                                                                                       \
   X(bpf_get_hash_recalc)                                                                                     \
