@@ -98,7 +98,7 @@ private:
   Value *context_at(uint32_t offset) { return b_.CreateConstGEP1_64(b_.getInt8Ty(), arg(0), offset); }
   Value *context_load(Type *type, uint32_t offset) {
     LoadInst *l = b_.CreateAlignedLoad(type, context_at(offset), Align(type->isPointerTy() ? 8 : 1));
-    l->setMetadata(LLVMContext::MD_tbaa, call_->getMetadata(LLVMContext::MD_tbaa) ? context_tag() : nullptr);
+    l->setMetadata(LLVMContext::MD_tbaa, context_tag());
     return l;
   }
   void require_clear(SkbLayout::Bit bit) {
@@ -124,15 +124,13 @@ private:
 
   // --- memory ---
 
-  /// The tags that the translator gives accesses of programs (lower_memory.cc), or none if it gives none.
-  MDNode *tag(StringRef kind) {
-    MDBuilder md(b_.getContext());
-    MDNode *io = md.createTBAAScalarTypeNode("io", md.createTBAARoot("ujit"));
-    MDNode *type = md.createTBAAScalarTypeNode(kind, io);
-    return md.createTBAAStructTagNode(type, type, 0);
+  /// The tags that the translator gives accesses of programs, or none if it gives none.
+  MDNode *context_tag() {
+    return call_->getMetadata(LLVMContext::MD_tbaa) ? ujit::context_tag(b_.getContext()) : nullptr;
   }
-  MDNode *context_tag() { return tag("context"); }
-  MDNode *packet_tag() { return call_->getMetadata(LLVMContext::MD_tbaa) ? tag("packet") : nullptr; }
+  MDNode *packet_tag() {
+    return call_->getMetadata(LLVMContext::MD_tbaa) ? ujit::packet_tag(b_.getContext()) : nullptr;
+  }
   /// One value, though others may write there.
   Value *load(Value *at, unsigned bytes, MDNode *tag) {
     LoadInst *l = b_.CreateAlignedLoad(integer(bytes), at, Align(1));
