@@ -21,7 +21,8 @@ namespace {
 struct Symbol {
   InstanceSlot slot;
   bool is_address = false; ///< the slot's own address is meant (the program loads from it), not what it holds
-  bool per_cpu = false;    ///< the slot leads to an offset from this CPU's base, and that is the address
+  /// The slot leads to a table of offsets from this CPU's base, and the one of this number gives the address.
+  std::optional<uint32_t> element = {};
 };
 
 std::optional<Symbol> parse_symbol(StringRef name) {
@@ -47,7 +48,8 @@ std::optional<Symbol> parse_symbol(StringRef name) {
     s.slot.kind = InstanceSlot::values;
   else if (kind == "percpu") {
     s.slot.kind = InstanceSlot::values;
-    s.per_cpu = true;
+    auto [map, element] = rest.split('.');
+    return number(map, s.slot.id) && number(element, s.element.emplace()) ? std::optional(s) : std::nullopt;
   } else if (kind == "table") {
     s.slot.kind = InstanceSlot::table;
     s.is_address = true;
@@ -122,8 +124,8 @@ void bind_instance(Module &module, const InstanceLayout &layout) {
         l->setMetadata(LLVMContext::MD_nonnull, none);
         v = l;
       }
-      if (symbol.per_cpu)
-        v = this_cpu_address(b, v);
+      if (symbol.element)
+        v = this_cpu_address(b, b.CreateConstInBoundsGEP1_64(b.getInt64Ty(), v, *symbol.element));
       if (auto *phi = dyn_cast<PHINode>(user)) { // one block may come in several times, with one value
         BasicBlock *from = phi->getIncomingBlock(use);
         for (unsigned i = 0; i < phi->getNumIncomingValues(); ++i)

@@ -59,6 +59,8 @@ Digest map_digest(const Pipeline &pipeline, const Map &map) {
     h.u32(b.offset);
     h.u32(b.size);
   }
+  if (map.special_fields)
+    h.string("special fields");
   if (map.frozen) {
     std::vector<uint8_t> contents = map.contents;
     for (const BoundConstant &b : bound)

@@ -4,6 +4,7 @@
 #include "lto/link.h"
 
 #include "graph/peel.h"
+#include "graph/solve.h"
 #include "lto/codegen.h"
 #include "lto/describe.h"
 #include "lto/fuse.h"
@@ -222,6 +223,8 @@ private:
     options.inline_hash_lookups = enabled("inline-hash-lookups") &&
                                   (pipeline_.kernel ? pipeline_.kernel->layout.search_htab : !for_kernel());
     options.inline_helpers = enabled("inline-helpers") && !for_kernel() && !pipeline_.kernel;
+    options.inline_updates = enabled("inline-updates") &&
+                             (pipeline_.kernel ? pipeline_.kernel->layout.update_arrays : !for_kernel());
     options.fold_config = enabled("fold-config");
     options.branch_hints = enabled("hot-paths");
     return options;
@@ -253,7 +256,7 @@ private:
       if (!tm)
         return tm.takeError();
       simplify_program(**module, **tm);
-      units_[i].summary = summarise(pipeline_, id, **module, **tm);
+      units_[i].summary = summarise(pipeline_, options_.scratch, id, **module, **tm);
       if (Error e = save(**module, name + ".1-simplified"))
         return e;
       units_[i].bitcode = write_bitcode(**module);
@@ -268,15 +271,30 @@ private:
     return {bytes.begin(), bytes.end()};
   }
 
-  /// Only where some index is loaded from state that its program found on entry.
+  /// Only where some index is loaded from state that its program found on entry. What such a slot was copied
+  /// from in some program is looked at next, until nothing is new.
   Error summarise_states() {
-    std::vector<StateSlot> slots;
+    std::vector<StateSlot> seen, next;
     for (const Unit &u : units_)
-      collect_index_slots(u.summary, slots);
-    std::sort(slots.begin(), slots.end());
-    slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
-    if (slots.empty())
-      return Error::success();
+      collect_index_slots(u.summary, next);
+    for (;;) {
+      std::sort(next.begin(), next.end());
+      next.erase(std::unique(next.begin(), next.end()), next.end());
+      std::erase_if(next, [&](const StateSlot &s) { return std::ranges::binary_search(seen, s); });
+      next.resize(std::min(next.size(), max_followed_slots - seen.size()));
+      if (next.empty())
+        return Error::success();
+      if (Error e = summarise_states(next))
+        return e;
+      seen.insert(seen.end(), next.begin(), next.end());
+      std::sort(seen.begin(), seen.end());
+      next.clear();
+      for (const Unit &u : units_)
+        collect_copied_slots(u.summary, next);
+    }
+  }
+
+  Error summarise_states(const std::vector<StateSlot> &slots) {
     std::vector<uint64_t> sizes;
     for (const Unit &u : units_)
       sizes.push_back(u.bitcode.size());
@@ -292,7 +310,7 @@ private:
       auto tm = machine(Effort::full);
       if (!tm)
         return tm.takeError();
-      summarise_state(pipeline_, **module, **tm, slots, units_[i].summary);
+      summarise_state(pipeline_, options_.scratch, **module, **tm, slots, units_[i].summary);
       return Error::success();
     });
   }
@@ -455,7 +473,9 @@ private:
                              .conditions = enabled("conditions"),
                              .split_paths = enabled("split-paths"),
                              .schedule = enabled("schedule"),
-                             .skb_helpers = enabled("inline-skb-helpers"),
+                             .skb_helpers =
+                                 enabled("inline-skb-helpers") && (pipeline_.kernel || !for_kernel()),
+                             .rare_ends = enabled("hot-paths"),
                              .rotates = enabled("rotates"),
                              .vectors = enabled("vectors") && !for_kernel(),
                              .tune = cpu->tune};

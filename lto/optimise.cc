@@ -32,6 +32,8 @@
 #include "llvm/Transforms/Scalar/SimplifyCFG.h"
 #include "llvm/Transforms/Utils/Cloning.h"
 
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -300,11 +302,37 @@ void simplify_program(Module &module, TargetMachine &tm) {
         simplify_passes(effort_for(f)).run(f, analyses.functions);
   };
   simplify();
-  if (inline_subprograms(module))
+  bool more = inline_subprograms(module);
+  for (Function &f : module)
+    more |= name_elements(f);
+  if (more)
     simplify();
 }
 
+/// Where helpers on packets find what they look at; null where nobody knows that they do what
+/// lto/skb_helpers.cc puts in their place.
+static const SkbLayout *known_skb(const Pipeline &pipeline) {
+  if (!pipeline.kernel)
+    return &embedded_skb;
+  const KernelLayout &layout = pipeline.kernel->layout;
+  return layout.expand_skb_helpers ? &layout.skb : nullptr;
+}
+
+/// Of the pipeline's entries, which are all of one type.
+static std::span<const uint64_t> drop_verdicts(const Pipeline &pipeline) {
+  static constexpr uint64_t xdp[] = {XDP_ABORTED, XDP_DROP}, tc[] = {TC_ACT_SHOT};
+  if (pipeline.entries.empty())
+    return {};
+  switch (pipeline[pipeline.entries[0]].type) {
+  case ProgType::xdp: return xdp;
+  case ProgType::sched_cls: return tc;
+  default: return {};
+  }
+}
+
 void optimise_fused(Module &module, TargetMachine &tm, const Pipeline &pipeline, const PassOptions &options) {
+  const std::span<const uint64_t> drops = drop_verdicts(pipeline);
+  const SkbLayout *skb = options.skb_helpers ? known_skb(pipeline) : nullptr;
   Analyses analyses(tm, module.getContext());
   FunctionAnalysisManager &fam = analyses.functions;
   auto run = [&](Function &f, FunctionPassManager fpm) { fam.invalidate(f, fpm.run(f, fam)); };
@@ -315,8 +343,9 @@ void optimise_fused(Module &module, TargetMachine &tm, const Pipeline &pipeline,
     const Effort effort = effort_for(f);
     if (options.loops && effort == Effort::full && loop_self_calls(f))
       changed(f);
-    if (options.skb_helpers && effort == Effort::full && pipeline.kernel &&
-        pipeline.kernel->layout.expand_skb_helpers && expand_skb_helpers(f, pipeline.kernel->layout.skb))
+    if (skb && effort == Effort::full && expand_skb_helpers(f, *skb))
+      changed(f);
+    if (options.rare_ends && weigh_ends(f, drops))
       changed(f);
     // Costs are asked for from here on.
     if (options.loops && !options.tune.empty() && !fam.getResult<LoopAnalysis>(f).empty())

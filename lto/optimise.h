@@ -47,7 +47,8 @@ struct PassOptions {
   bool conditions = true;    ///< what dominating conditions imply
   bool split_paths = true;   ///< code apart for each answer to a question that is asked again
   bool schedule = true;      ///< the code generator's scheduler: fewer values alive at once
-  bool skb_helpers = true;   ///< for kernels that are known: helpers on packets become code
+  bool skb_helpers = true;   ///< helpers on packets become code, where it is known what they do
+  bool rare_ends = true;     ///< ends that drop the packet are taken to be rare, mildly
   bool rotates = true;       ///< funnel shifts that are rotates
   bool vectors = false;      ///< loops may use vector registers: never in a kernel
   std::string tune = {};     ///< TargetCpu::tune, for functions with loops

@@ -7,11 +7,21 @@
 #include "llvm/IR/Function.h"
 #include "llvm/IR/PassManager.h"
 
+#include <span>
+
 namespace ujit {
+
+/// A branch of which one side only ends the program with one of the verdicts `drops` is likelier to go the
+/// other way, where nothing is known of it. Returns whether there was one.
+bool weigh_ends(llvm::Function &function, std::span<const uint64_t> drops);
 
 /// Loads and stores of single bytes that are one word, or copy one, become loads and stores of words. Returns
 /// whether anything was changed.
 bool merge_bytes(llvm::Function &function, llvm::AAResults &aliases);
+
+/// Kernel images: addresses of per-CPU array elements at constant indices become symbols (@ujit.percpu.N.K).
+/// Returns whether there were any.
+bool name_elements(llvm::Function &function);
 
 /// A tail call of the function itself becomes a branch back behind its entry, so that the frame is set up
 /// once and what does not change is computed once. Returns whether there was one.

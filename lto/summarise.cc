@@ -7,16 +7,20 @@
 #include "lto/analyses.h"
 
 #include "translator/helper.h"
+#include "translator/instance.h"
 #include "translator/lower.h"
 
 #include "llvm/Analysis/AliasAnalysis.h"
+#include "llvm/Analysis/ConstantFolding.h"
 #include "llvm/Analysis/MemorySSA.h"
+#include "llvm/Analysis/ValueTracking.h"
 #include "llvm/IR/CFG.h"
 #include "llvm/IR/Constants.h"
 #include "llvm/IR/InstIterator.h"
 #include "llvm/IR/Instructions.h"
 #include "llvm/IR/Operator.h"
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/KnownBits.h"
 #include "llvm/Support/Path.h"
 
 #include <algorithm>
@@ -29,12 +33,15 @@ using namespace llvm;
 
 namespace {
 
+bool is_tail_call(const CallInst &call) {
+  return call.getCalledFunction() && call.getCalledFunction()->getName() == "ujit.tail_call";
+}
+
 std::vector<CallInst *> tail_calls(Function &f) {
   std::vector<CallInst *> calls;
   for (Instruction &i : instructions(f))
-    if (auto *c = dyn_cast<CallInst>(&i))
-      if (c->getCalledFunction() && c->getCalledFunction()->getName() == "ujit.tail_call")
-        calls.push_back(c);
+    if (auto *c = dyn_cast<CallInst>(&i); c && is_tail_call(*c))
+      calls.push_back(c);
   return calls;
 }
 
@@ -54,8 +61,9 @@ std::optional<uint32_t> symbol_number(const Value *v, StringRef prefix) {
 
 class FunctionSummary {
 public:
-  FunctionSummary(const Pipeline &pipeline, Function &f, FunctionAnalysisManager &fam)
-      : pipeline_(pipeline), f_(f), fam_(fam) {}
+  FunctionSummary(const Pipeline &pipeline, const std::vector<bool> &scratch, Function &f,
+                  FunctionAnalysisManager &fam)
+      : pipeline_(pipeline), scratch_(scratch), f_(f), fam_(fam) {}
 
   std::vector<TailCallSite::Target> targets(CallInst *call) {
     std::vector<TailCallSite::Target> out;
@@ -67,22 +75,7 @@ public:
 
   AbstractValue state_at(CallInst *call, const StateSlot &slot) {
     MemorySSA &mssa = fam_.getResult<MemorySSAAnalysis>(f_).getMSSA();
-    Value *address = address_of(slot);
-    if (!address)
-      return {};
-    MemoryAccess *before = mssa.getMemoryAccess(call)->getDefiningAccess();
-    MemoryLocation location(address, LocationSize::precise(slot.size));
-    MemoryAccess *clobber = mssa.getWalker()->getClobberingMemoryAccess(before, location);
-    AbstractValue v;
-    if (mssa.isLiveOnEntryDef(clobber)) {
-      v.kind = AbstractValue::entry;
-      v.slot = slot;
-    } else if (auto *def = dyn_cast<MemoryDef>(clobber)) {
-      auto *store = dyn_cast_or_null<StoreInst>(def->getMemoryInst());
-      if (store && slot_of(store->getPointerOperand(), store->getValueOperand()->getType()) == slot)
-        v = value(store->getValueOperand(), 0);
-    }
-    return v;
+    return left_by(mssa.getMemoryAccess(call)->getDefiningAccess(), slot, 0);
   }
 
   void finish() { // the addresses made for queries
@@ -121,6 +114,91 @@ private:
     out.push_back({std::nullopt, value(index, 0)});
   }
 
+  /// What a slot holds behind an access to memory.
+  AbstractValue left_by(MemoryAccess *access, const StateSlot &slot, unsigned depth) {
+    AbstractValue r;
+    Value *address = address_of(slot);
+    if (!address || depth > 6)
+      return r;
+    MemorySSA &mssa = fam_.getResult<MemorySSAAnalysis>(f_).getMSSA();
+    AAMDNodes tags;
+    tags.TBAA = slot.region == StateSlot::context
+                    ? context_tag(f_.getContext())
+                    : values_tag(f_.getContext(), pipeline_[slot.map],
+                                 index(slot.map) < scratch_.size() && scratch_[index(slot.map)]);
+    MemoryAccess *writer = mssa.getWalker()->getClobberingMemoryAccess(
+        access, MemoryLocation(address, LocationSize::precise(slot.size), tags));
+    if (mssa.isLiveOnEntryDef(writer)) {
+      r.kind = AbstractValue::entry;
+      r.slot = slot;
+      return r;
+    }
+    if (auto *phi = dyn_cast<MemoryPhi>(writer)) {
+      r = left_by(phi->getIncomingValue(0), slot, depth + 1);
+      for (unsigned i = 1; i < phi->getNumIncomingValues() && r.kind != AbstractValue::unknown; ++i)
+        r = join(r, left_by(phi->getIncomingValue(i), slot, depth + 1));
+      return r;
+    }
+    auto *def = cast<MemoryDef>(writer);
+    if (auto *call = dyn_cast<CallInst>(def->getMemoryInst()); call && is_tail_call(*call))
+      return left_by(def->getDefiningAccess(), slot, depth); // it failed, and did nothing
+    auto *store = dyn_cast<StoreInst>(def->getMemoryInst());
+    if (!store)
+      return r;
+    Value *stored = store->getValueOperand();
+    const std::optional<StateSlot> written = slot_of(store->getPointerOperand(), stored->getType());
+    if (written == slot)
+      return value(stored, depth + 1);
+    if (!written || written->region != slot.region || written->map != slot.map ||
+        slot.offset < written->offset || slot.offset + slot.size > written->offset + written->size)
+      return r;
+    return bits_of(stored, 8 * (slot.offset - written->offset), 8 * slot.size, depth + 1);
+  }
+
+  /// Some bits of a value: of one that was put together from parts, those of the part.
+  AbstractValue bits_of(Value *v, unsigned first, unsigned count, unsigned depth) {
+    AbstractValue r;
+    const KnownBits known = computeKnownBits(v, f_.getDataLayout());
+    if (known.Zero.extractBits(count, first) == ~known.One.extractBits(count, first)) {
+      r.kind = AbstractValue::constants;
+      r.values = {known.One.extractBitsAsZExtValue(count, first)};
+      return r;
+    }
+    r = value(v, depth);
+    if (r.kind != AbstractValue::constants)
+      return {};
+    for (uint64_t &x : r.values)
+      x = x >> first & maskTrailingOnes<uint64_t>(count);
+    normalise(r);
+    return r;
+  }
+
+  /// A load from read-only data whose address is one of a few.
+  AbstractValue constant_at(Value *pointer, APInt offset, Type *type, unsigned depth) {
+    AbstractValue r;
+    const DataLayout &layout = f_.getDataLayout();
+    Value *base = pointer->stripAndAccumulateConstantOffsets(layout, offset, true);
+    if (auto *global = dyn_cast<GlobalVariable>(base)) {
+      auto *c = global->isConstant() && global->hasInitializer()
+                    ? dyn_cast_or_null<ConstantInt>(
+                          ConstantFoldLoadFromConst(global->getInitializer(), type, offset, layout))
+                    : nullptr;
+      return c ? value(c, depth) : r;
+    }
+    if (depth > 6)
+      return r;
+    if (auto *select = dyn_cast<SelectInst>(base))
+      return join(constant_at(select->getTrueValue(), offset, type, depth + 1),
+                  constant_at(select->getFalseValue(), offset, type, depth + 1));
+    auto *phi = dyn_cast<PHINode>(base);
+    if (!phi || phi->getNumIncomingValues() > 16)
+      return r;
+    r = constant_at(phi->getIncomingValue(0), offset, type, depth + 2);
+    for (unsigned i = 1; i < phi->getNumIncomingValues(); ++i)
+      r = join(r, constant_at(phi->getIncomingValue(i), offset, type, depth + 2));
+    return r;
+  }
+
   AbstractValue value(Value *v, unsigned depth) {
     AbstractValue r;
     if (auto *c = dyn_cast<ConstantInt>(v)) {
@@ -157,10 +235,9 @@ private:
     if (auto *load = dyn_cast<LoadInst>(v)) {
       auto slot = slot_of(load->getPointerOperand(), load->getType());
       MemorySSA &mssa = fam_.getResult<MemorySSAAnalysis>(f_).getMSSA();
-      if (slot && mssa.isLiveOnEntryDef(mssa.getWalker()->getClobberingMemoryAccess(load))) {
-        r.kind = AbstractValue::entry;
-        r.slot = *slot;
-      }
+      if (slot)
+        return left_by(mssa.getMemoryAccess(load)->getDefiningAccess(), *slot, depth);
+      return constant_at(load->getPointerOperand(), APInt(64, 0), load->getType(), depth);
     }
     return r;
   }
@@ -196,32 +273,56 @@ private:
       s.region = StateSlot::context;
       return s;
     }
-    auto map = symbol_number(base, pipeline_.kernel ? "ujit.percpu." : "ujit.values.");
-    if (!map || pipeline_.maps[*map].type != MapType::percpu_array)
+    const auto element = percpu_element(base);
+    if (!element)
       return std::nullopt;
     s.region = StateSlot::scratch;
-    s.map = MapId(*map);
+    s.map = element->first;
+    s.offset += element->second * uint32_t(array_stride(pipeline_[s.map].value_size));
     return s;
+  }
+
+  /// The per-CPU array and the number of the element that begins at a symbol.
+  std::optional<std::pair<MapId, uint32_t>> percpu_element(const Value *base) {
+    if (!pipeline_.kernel) {
+      auto map = symbol_number(base, "ujit.values.");
+      return map && pipeline_.maps[*map].type == MapType::percpu_array
+                 ? std::optional(std::pair(MapId(*map), 0u))
+                 : std::nullopt;
+    }
+    StringRef name = isa<GlobalVariable>(base) ? base->getName() : "";
+    uint32_t map, element;
+    if (!name.consume_front("ujit.percpu.") || name.consumeInteger(10, map) || !name.consume_front(".") ||
+        name.getAsInteger(10, element))
+      return std::nullopt;
+    return std::pair(MapId(map), element);
   }
 
   Value *address_of(const StateSlot &slot) {
     Value *base = nullptr;
+    uint32_t offset = slot.offset;
     if (slot.region == StateSlot::context) {
       if (f_.getCallingConv() != CallingConv::PreserveNone)
         return nullptr; // a subprogram does not know its context
       base = f_.getArg(0);
     } else {
-      std::string name = (pipeline_.kernel ? "ujit.percpu." : "ujit.values.") + std::to_string(index(slot.map));
+      std::string name = "ujit.values." + std::to_string(index(slot.map));
+      if (pipeline_.kernel) {
+        const auto stride = uint32_t(array_stride(pipeline_[slot.map].value_size));
+        name = formatv("ujit.percpu.{0}.{1}", index(slot.map), offset / stride);
+        offset %= stride;
+      }
       base = f_.getParent()->getOrInsertGlobal(name, Type::getInt8Ty(f_.getContext()));
     }
     auto *gep = GetElementPtrInst::Create(Type::getInt8Ty(f_.getContext()), base,
-                                          {ConstantInt::get(Type::getInt64Ty(f_.getContext()), slot.offset)},
-                                          "", f_.getEntryBlock().getFirstNonPHIOrDbgOrAlloca());
+                                          {ConstantInt::get(Type::getInt64Ty(f_.getContext()), offset)}, "",
+                                          f_.getEntryBlock().getFirstNonPHIOrDbgOrAlloca());
     made_.push_back(gep);
     return gep;
   }
 
   const Pipeline &pipeline_;
+  const std::vector<bool> &scratch_;
   Function &f_;
   FunctionAnalysisManager &fam_;
   std::vector<Instruction *> made_;
@@ -253,7 +354,8 @@ static bool in_cycle(const BasicBlock &block) {
   return false;
 }
 
-Summary summarise(const Pipeline &pipeline, ProgId id, Module &module, TargetMachine &tm) {
+Summary summarise(const Pipeline &pipeline, const std::vector<bool> &scratch, ProgId id, Module &module,
+                  TargetMachine &tm) {
   const Program &program = pipeline[id];
   Summary s;
   s.program = id;
@@ -277,7 +379,7 @@ Summary summarise(const Pipeline &pipeline, ProgId id, Module &module, TargetMac
     if (calls.empty())
       continue;
     helpers.insert(helper_tail_call);
-    FunctionSummary summary(pipeline, f, analyses.functions);
+    FunctionSummary summary(pipeline, scratch, f, analyses.functions);
     std::map<uint32_t, unsigned> calls_of_slot;
     for (CallInst *call : calls)
       ++calls_of_slot[site_slot(call)];
@@ -295,6 +397,7 @@ Summary summarise(const Pipeline &pipeline, ProgId id, Module &module, TargetMac
         if (std::find(site.targets.begin(), site.targets.end(), t) == site.targets.end())
           site.targets.push_back(std::move(t));
     }
+    summary.finish();
   }
   s.helpers.assign(helpers.begin(), helpers.end());
   for (auto &[slot, site] : sites) {
@@ -311,13 +414,20 @@ void collect_index_slots(const Summary &summary, std::vector<StateSlot> &slots) 
         slots.push_back(t.index.slot);
 }
 
-void summarise_state(const Pipeline &pipeline, Module &module, TargetMachine &tm,
-                     std::span<const StateSlot> slots, Summary &summary) {
+void collect_copied_slots(const Summary &summary, std::vector<StateSlot> &slots) {
+  for (const TailCallSite &site : summary.sites)
+    for (const auto &[slot, value] : site.state)
+      if (value.kind == AbstractValue::entry)
+        slots.push_back(value.slot);
+}
+
+void summarise_state(const Pipeline &pipeline, const std::vector<bool> &scratch, Module &module,
+                     TargetMachine &tm, std::span<const StateSlot> slots, Summary &summary) {
   Analyses analyses(tm, module.getContext());
   for (Function &f : module) {
     if (f.isDeclaration())
       continue;
-    FunctionSummary values(pipeline, f, analyses.functions);
+    FunctionSummary values(pipeline, scratch, f, analyses.functions);
     std::map<uint32_t, std::vector<CallInst *>> calls;
     for (CallInst *c : tail_calls(f))
       calls[site_slot(c)].push_back(c);

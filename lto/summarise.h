@@ -8,14 +8,18 @@
 
 namespace ujit {
 
-/// Sites, sizes and helpers. Sites' states are left empty.
-Summary summarise(const Pipeline &pipeline, ProgId program, llvm::Module &module, llvm::TargetMachine &tm);
+/// Sites, sizes and helpers. Sites' states are left empty. `scratch`: as in TranslateOptions.
+Summary summarise(const Pipeline &pipeline, const std::vector<bool> &scratch, ProgId program,
+                  llvm::Module &module, llvm::TargetMachine &tm);
 
 /// The state slots that indices of these sites are loaded from, added to `slots`.
 void collect_index_slots(const Summary &summary, std::vector<StateSlot> &slots);
 
-/// Fills in what each of `slots` holds at each site of `summary`, which was made from this module.
-void summarise_state(const Pipeline &pipeline, llvm::Module &module, llvm::TargetMachine &tm,
-                     std::span<const StateSlot> slots, Summary &summary);
+/// The state slots whose value at entry some slot holds at one of these sites, added to `slots`.
+void collect_copied_slots(const Summary &summary, std::vector<StateSlot> &slots);
+
+/// Adds what each of `slots` holds at each site of `summary`, which was made from this module.
+void summarise_state(const Pipeline &pipeline, const std::vector<bool> &scratch, llvm::Module &module,
+                     llvm::TargetMachine &tm, std::span<const StateSlot> slots, Summary &summary);
 
 } // namespace ujit

@@ -29,6 +29,7 @@ protected:
     facts_->layout.skb = {
         .data = 200, .data_end = 80, .cloned = {126, 1}, .unreadable = {130, 4}, .summed = {128, 64}};
     facts_->layout.expand_skb_helpers = true;
+    facts_->layout.update_arrays = true;
     KernelContext skb;
     skb.type = ProgType::sched_cls;
     skb.size = 232;
@@ -47,6 +48,7 @@ protected:
     TranslateOptions options;
     options.debug_info = false;
     options.inline_hash_lookups = facts_->layout.search_htab;
+    options.inline_updates = facts_->layout.update_arrays;
     auto module = translate(pipeline_, ProgId{0}, context, options);
     if (!module)
       return llvm::toString(module.takeError());
@@ -123,6 +125,37 @@ TEST_F(KernelInline, TablesThatAreNotKnownAreTheKernels) {
   const InstanceLayout layout(pipeline_);
   for (const InstanceSlot &slot : layout.slots())
     EXPECT_TRUE(slot.kind != InstanceSlot::table && slot.kind != InstanceSlot::values);
+}
+
+// --- updates of arrays ---
+
+Code update(int32_t key = 0) {
+  return code({store64_reg(10, 1, -16), store32(10, -4, key), map_ref(1, MapId{0}), mov_reg(2, 10),
+               add(2, -4), mov_reg(3, 10), add(3, -16), mov(4, 0), helper(2), exit()});
+}
+const std::vector<KernelCall> array_update = {{9, "array_map_update_elem", 0}};
+
+TEST_F(KernelInline, ArraysAreUpdatedInPlace) {
+  pipeline_.maps = {map("m", MapType::array, 4, 8, 4)};
+  std::string text = ir(update(), {}, array_update);
+  EXPECT_COUNT(text, "map_update_elem", 0);
+  EXPECT_COUNT(text, "ptr @ujit.values.0 unordered, align 8", 1);
+  pipeline_.maps = {map("m", MapType::percpu_array, 4, 8, 1)};
+  text = ir(update(), {}, array_update);
+  EXPECT_COUNT(text, "ptr @ujit.percpu.0.0 unordered, align 8", 1);
+  pipeline_.maps[0].max_entries = 4;
+  text = ir(update(2), {}, array_update);
+  EXPECT_COUNT(text, "ptr @ujit.percpu.0.2 unordered, align 8", 1);
+  EXPECT_COUNT(text, "inttoptr", 0);
+}
+
+TEST_F(KernelInline, UpdatesThatMayHaveMoreToDo) {
+  pipeline_.maps = {map("m", MapType::array, 4, 8, 4)};
+  pipeline_.maps[0].special_fields = true;
+  EXPECT_COUNT(ir(update(), {}, array_update), "call i64 @array_map_update_elem(", 1);
+  pipeline_.maps[0].special_fields = false;
+  facts_->layout.update_arrays = false; // another kernel
+  EXPECT_COUNT(ir(update(), {}, array_update), "call i64 @array_map_update_elem(", 1);
 }
 
 // --- helpers on packets ---

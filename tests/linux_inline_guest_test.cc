@@ -1,6 +1,7 @@
 // Lookups and helpers on packets that are code in an image (lto/lookup.cc, lto/skb_helpers.cc) against the
 // kernel's own, in the kernel they run in: each program runs as original and as image, on the same maps and
 // packets, and nothing that can be seen may differ.
+#include "kernel-iface/linux/array_updates.h"
 #include "kernel-iface/linux/capabilities.h"
 #include "kernel-iface/linux/hash_tables.h"
 #include "kernel-iface/linux/kernel_version.h"
@@ -70,7 +71,7 @@ public:
     KernelPipeline &k = out.source_->pipelines.at(0);
     if (!known_kernel) {
       auto facts = std::make_shared<KernelFacts>(*k.capture.kernel);
-      facts->layout.search_htab = facts->layout.expand_skb_helpers = false;
+      facts->layout.search_htab = facts->layout.expand_skb_helpers = facts->layout.update_arrays = false;
       k.capture.kernel = k.canonical.pipeline.kernel = facts;
     }
     Expected<KernelImage> image = link_for_kernel(k, *kernel, k.options);
@@ -297,6 +298,91 @@ TEST_F(LinuxInline, LookupsWhileOthersChangeTheTable) {
   }
 }
 
+// --- updates of arrays ---
+
+struct Array {
+  const char *name;
+  MapType type;
+  uint32_t value_size, entries;
+};
+constexpr Array arrays[] = {{"array8", MapType::array, 8, 4},
+                            {"array15", MapType::array, 15, 3},
+                            {"array128", MapType::array, 128, 2},
+                            {"percpu_one", MapType::percpu_array, 12, 1},
+                            {"percpu_more", MapType::percpu_array, 24, 3}};
+constexpr int32_t update_flags[] = {BPF_ANY, BPF_NOEXIST, BPF_EXIST, 3, -1};
+
+/// For each array and flags a program that updates the element at the packet's key with the packet's first
+/// bytes.
+Pipeline update_pipeline() {
+  Pipeline p;
+  for (const Array &a : arrays) {
+    p.maps.push_back(map(a.name, a.type, 4, a.value_size, a.entries));
+    const auto m = MapId(p.maps.size() - 1);
+    for (int32_t flags : update_flags) {
+      p.programs.push_back(
+          program(std::string(a.name) + "_" + std::to_string(flags & 0xff),
+                  code({packet_in(0), load32(3, 7, wanted_at), store32_reg(10, 3, -4), map_ref(1, m),
+                        mov_reg(2, 10), add(2, -4), mov_reg(3, 7), mov(4, flags), helper(2), exit()})));
+      p.entries.push_back(ProgId(p.programs.size() - 1));
+    }
+  }
+  return p;
+}
+
+/// All bytes of all elements of all CPUs.
+std::vector<uint8_t> contents(int fd, const Array &a) {
+  const bool per_cpu = a.type == MapType::percpu_array;
+  const size_t copies = per_cpu ? size_t(libbpf_num_possible_cpus()) : 1, stride = (a.value_size + 7) & ~7u;
+  std::vector<uint8_t> out;
+  for (uint32_t k = 0; k < a.entries; ++k) {
+    std::vector<uint8_t> values(copies * stride);
+    EXPECT_EQ(bpf_map_lookup_elem(fd, &k, values.data()), 0);
+    out.insert(out.end(), values.begin(), values.end());
+  }
+  return out;
+}
+
+void compare_updates(Installed &installed) {
+  std::mt19937 random(3);
+  for (uint32_t program = 0; program < std::size(arrays) * std::size(update_flags); ++program) {
+    const Array &a = arrays[program / std::size(update_flags)];
+    const int fd = installed.fd(MapId(program / std::size(update_flags)));
+    for (uint32_t key : {0u, 1u, a.entries - 1, a.entries, 0x80000000u, UINT32_MAX})
+      for (unsigned cpu : {0u, 1u}) {
+        TestRunOptions options;
+        options.cpu = cpu;
+        std::vector<uint8_t> first(packet_bytes), second(packet_bytes);
+        for (uint32_t i = 0; i < packet_bytes; ++i)
+          first[i] = uint8_t(random()), second[i] = uint8_t(random());
+        std::memcpy(first.data() + wanted_at, &key, sizeof key);
+        std::memcpy(second.data() + wanted_at, &key, sizeof key);
+        // What the image makes of the element, then what the original does: both after the same `first`.
+        installed.original(program, first, options);
+        const TestRunResult got = installed.image(program, second, options);
+        const std::vector<uint8_t> after_image = contents(fd, a);
+        installed.original(program, first, options);
+        const TestRunResult wanted = installed.original(program, second, options);
+        EXPECT_EQ(got.retval, wanted.retval) << a.name << ", program " << program << ", key " << key;
+        EXPECT_EQ(after_image, contents(fd, a)) << a.name << ", program " << program << ", key " << key;
+      }
+  }
+}
+
+TEST_F(LinuxInline, UpdatesDoWhatTheKernelDoes) {
+  auto installed = Installed::make(update_pipeline());
+  ASSERT_TRUE(bool(installed)) << llvm::toString(installed.takeError());
+  EXPECT_FALSE(installed->calls("array_map_update_elem"));
+  compare_updates(*installed);
+}
+
+TEST_F(LinuxInline, UpdatesAreCallsInAKernelThatIsNotKnown) {
+  auto installed = Installed::make(update_pipeline(), false);
+  ASSERT_TRUE(bool(installed)) << llvm::toString(installed.takeError());
+  EXPECT_TRUE(installed->calls("array_map_update_elem"));
+  compare_updates(*installed);
+}
+
 // --- what is known of a kernel: needs no module ---
 
 TEST(LinuxInlineTrial, TellsWhetherAKernelIsKnown) {
@@ -309,6 +395,10 @@ TEST(LinuxInlineTrial, TellsWhetherAKernelIsKnown) {
   const HashLayout right = facts->layout.htab;
   EXPECT_TRUE(can_search_tables(reader, right, facts->release));
   EXPECT_TRUE(can_expand_skb_helpers(facts->release));
+  const uint32_t values = facts->layout.array_value;
+  EXPECT_TRUE(can_update_arrays(reader, values, facts->release));
+  EXPECT_FALSE(can_update_arrays(reader, values, "7.99.0"));
+  EXPECT_FALSE(can_update_arrays(reader, values + 8, facts->release));
   EXPECT_FALSE(can_search_tables(reader, right, "7.99.0"));
   EXPECT_FALSE(can_expand_skb_helpers("7.99.0"));
   EXPECT_FALSE(can_search_tables(reader, right, "unheard of"));

@@ -281,6 +281,14 @@ TEST_P(ObjectTest, LegacyMapsAndNamedSlotSections) {
   EXPECT_EQ(program("last").type, ProgType::sched_cls); // as the other programs
 }
 
+/// Locks, timers and kernel pointers are left alone by copies.
+TEST_P(ObjectTest, SpecialFields) {
+  READ("fields");
+  EXPECT_FALSE(map("plain").special_fields);
+  for (const char *name : {"locked", "nested", "pointing"})
+    EXPECT_TRUE(map(name).special_fields) << name;
+}
+
 TEST_P(ObjectTest, DataMaps) {
   READ("data");
   EXPECT_TRUE(map(".rodata").frozen);

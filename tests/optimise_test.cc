@@ -175,5 +175,56 @@ TEST(Explain, LargePipelinesAreNotLinkedAgain) {
                                              e.name);
 }
 
+size_t weighted(std::string_view function, std::initializer_list<uint64_t> drops) {
+  llvm::LLVMContext context;
+  llvm::SMDiagnostic why;
+  auto module = llvm::parseAssemblyString(function, why, context);
+  if (!module) {
+    ADD_FAILURE() << why.getMessage().str();
+    return 0;
+  }
+  llvm::Function *f = module->getFunction("f");
+  const size_t before = count(print(*module), "!prof");
+  const bool changed = weigh_ends(*f, std::vector<uint64_t>(drops));
+  const size_t after = count(print(*module), "!prof");
+  EXPECT_EQ(changed, after > before);
+  return after;
+}
+
+constexpr const char *ends = R"(
+  define i64 @f(i64 %a, i64 %b) {
+    %bad = icmp eq i64 %a, 1
+    br i1 %bad, label %out, label %more
+  more:
+    %worse = icmp eq i64 %b, 1
+    br i1 %worse, label %count, label %pass
+  count:
+    call void @g()
+    br label %out
+  pass:
+    call void @g()
+    br label %out
+  out:
+    %r = phi i64 [ 1, %0 ], [ 2, %count ], [ 3, %pass ]
+    ret i64 %r
+  }
+  declare void @g()
+)";
+
+TEST(RareEnds, DropsAreLessLikely) {
+  EXPECT_EQ(weighted(ends, {1}), 1u);
+  EXPECT_EQ(weighted(ends, {1, 2}), 2u);
+}
+
+TEST(RareEnds, OthersAreLeftAlone) {
+  EXPECT_EQ(weighted(ends, {}), 0u);
+  EXPECT_EQ(weighted(ends, {7}), 0u);
+  EXPECT_EQ(weighted(ends, {2, 3}), 0u) << "both ways drop, and the first branch asks again";
+  const std::string known = std::string(ends).replace(
+      std::string(ends).find("label %more"), 11, "label %more, !prof !{!\"branch_weights\", i32 7, i32 1}");
+  EXPECT_EQ(weighted(known, {2}), 2u);
+  EXPECT_EQ(weighted(known, {7}), 1u) << "what is there stays";
+}
+
 } // namespace
 } // namespace ujit

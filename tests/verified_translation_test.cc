@@ -122,7 +122,7 @@ TEST_F(VerifiedTranslation, Lookups) {
   EXPECT_HAS(array, "@ujit.values.0");
   std::string scratch = ir(code({lookup(MapId{1}), mov(0, 0), exit()}));
   EXPECT_HAS(scratch, "select i1 %");
-  EXPECT_HAS(scratch, "ptr @ujit.percpu.1, ptr null");
+  EXPECT_HAS(scratch, "ptr @ujit.percpu.1.0, ptr null");
   std::string percpu = ir(code({lookup(MapId{2}), mov(0, 0), exit()}));
   EXPECT_HAS(percpu, "getelementptr inbounds i64, ptr @ujit.values.2");
   EXPECT_HAS(percpu, "ptr addrspace(256) @this_cpu_off");

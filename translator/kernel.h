@@ -65,6 +65,9 @@ struct KernelLayout {
   /// Helpers may be code where `skb` says that they have nothing to do but the obvious: this kernel's do the
   /// obvious as lto/skb_helpers.cc does it (kernel-iface/linux/skb_helpers.cc).
   bool expand_skb_helpers = false;
+  /// Updates of arrays may be stores: this kernel's were seen to be as translator/lower_update.cc makes them
+  /// (kernel-iface/linux/array_updates.cc).
+  bool update_arrays = false;
   std::vector<KernelContext> contexts;
 
   const KernelContext *context(ProgType type) const;

@@ -9,9 +9,9 @@
 //   @ujit.values.N            the address of element 0 of map N (data maps, arrays; per-CPU: this CPU's)
 //   @ujit.bound.N.K           an i64 in the instance: bound constant K of map N
 //   @ujit.cpu                 an i64 in the instance: number of this CPU
-//   @ujit.percpu.N            verified form: this CPU's value of per-CPU array N, which has one element.
-//                             There, values.N of a per-CPU array is its table of per-CPU pointers, and
-//                             @ujit.cpu is not
+//   @ujit.percpu.N.K          verified form: this CPU's value of element K of per-CPU array N. There,
+//   values.N of
+//                             a per-CPU array is its table of per-CPU pointers, and @ujit.cpu is not
 //   @ujit.table.N             verified form: u32 seed, u32 mask of hash table N, in the instance
 //   @ujit.const.N             the contents of a frozen map, as a constant
 //   @ujit.lookup.N            ptr (ptr instance, i64 key words ...), fastcc: the value in hash table N, or
@@ -57,7 +57,8 @@ struct TranslateOptions {
   bool helper_effects = true;
   bool inline_lookups = true;
   bool inline_hash_lookups = false; ///< in verified form only where KernelLayout::search_htab says so
-  bool inline_helpers = false; ///< as the embedded kernel has them
+  bool inline_helpers = false;      ///< as the embedded kernel has them
+  bool inline_updates = false; ///< of arrays; in verified form only where KernelLayout::update_arrays says so
   bool fold_config = true;
   bool branch_hints = true; ///< bounds checks of packets say which way they go
 };
@@ -81,6 +82,11 @@ llvm::Value *this_cpu_offset(llvm::IRBuilderBase &at);
 
 constexpr const char lookup_prefix[] = "ujit.lookup.";
 constexpr const char live_bundle[] = "ujit.live";
+
+/// The alias domains that accesses of the context, of the packet, of a map's values carry (TBAA).
+llvm::MDNode *context_tag(llvm::LLVMContext &context);
+llvm::MDNode *packet_tag(llvm::LLVMContext &context);
+llvm::MDNode *values_tag(llvm::LLVMContext &context, const Map &map, bool scratch);
 
 std::string program_symbol(const Program &program);
 std::string resume_symbol(const Program &program);

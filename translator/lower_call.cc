@@ -6,6 +6,8 @@
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/ModRef.h"
 
+#include <linux/bpf.h>
+
 namespace ujit {
 
 using namespace llvm;
@@ -128,17 +130,21 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
   }
   const Provenance &map = state_.regs[1];
   if (id == helper_map_lookup_elem && map.kind == Kind::map_object && map.id != Provenance::any_map &&
-      p_.options.inline_lookups) {
-    const Map &m = p_.pipeline.maps[map.id];
-    if ((m.type == MapType::array || m.type == MapType::percpu_array) && !m.is_template && m.key_size == 4) {
-      lower_array_lookup(map.id);
-      return Error::success();
-    }
+      p_.options.inline_lookups && is_plain_array(map.id)) {
+    lower_array_lookup(map.id);
+    return Error::success();
   }
   if (id == helper_map_lookup_elem && map.kind == Kind::map_object && map.id != Provenance::any_map &&
       has_inline_table(map.id)) {
     lower_table_lookup(map.id);
     return Error::success();
+  }
+  if (id == helper_map_update_elem && map.kind == Kind::map_object && map.id != Provenance::any_map) {
+    const Map &m = p_.pipeline.maps[map.id];
+    if (m.frozen || m.flags & BPF_F_RDONLY_PROG)
+      return fail(input_error(formatv("map {0} is read-only", m.name)).at(slot));
+    if (lower_array_update(slot, map.id))
+      return Error::success();
   }
   if (helper->name == "bpf_get_smp_processor_id" && !p_.pipeline.kernel) {
     LoadInst *cpu = builder_.CreateAlignedLoad(i64(), p_.symbol("ujit.cpu", i64()), Align(8));
@@ -168,7 +174,8 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
     Arg kind = effects ? effects->args[a] : Arg::any;
     bool pointer = ujit::is_pointer(kind);
     if (kind != Arg::func && kind != Arg::none && state_.regs[a + 1].kind == Kind::function)
-      return fail(unsupported(("helper " + helper->name + " with a callback is not supported").str()).at(slot));
+      return fail(
+          unsupported(("helper " + helper->name + " with a callback is not supported").str()).at(slot));
     types.push_back(pointer ? (Type *)builder_.getPtrTy() : i64());
     if (kind == Arg::none)
       args.push_back(ConstantInt::get(i64(), 0));
@@ -191,7 +198,8 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
   if (kernel_call && kernel_call->symbol == hash_lookup_symbol)
     kernel_call = nullptr; // yields an element; the helper, the value in whatever map it is
   FunctionCallee f = p_.module.getOrInsertFunction(
-      kernel_call ? StringRef(kernel_call->symbol) : StringRef(helper->name), FunctionType::get(pointer ? (Type *)builder_.getPtrTy() : i64(), types, false));
+      kernel_call ? StringRef(kernel_call->symbol) : StringRef(helper->name),
+      FunctionType::get(pointer ? (Type *)builder_.getPtrTy() : i64(), types, false));
   CallInst *call = builder_.CreateCall(f, args);
   if (effects && effects->ret == Ret::mem_or_null)
     call->addRetAttr(Attribute::NoAlias); // a record that nobody else has yet
@@ -201,25 +209,6 @@ Error Lowering::lower_helper(uint32_t slot, const Insn &insn) {
     describe_effects(call, *helper, effects);
   clobber(call);
   return Error::success();
-}
-
-/// An element of an array is at a fixed distance from the instance's pointer: no call.
-void Lowering::lower_array_lookup(uint32_t map) {
-  const Map &m = p_.pipeline.maps[map];
-  const Provenance key = state_.regs[2];
-  LoadInst *l = builder_.CreateAlignedLoad(builder_.getInt32Ty(), as_ptr(2), Align(1));
-  l->setMetadata(LLVMContext::MD_tbaa, p_.domain_tag(p_.domain_of(key), key.id));
-  Value *index = key.kind == Kind::stack && !may_be_unset(key, 0) ? (Value *)l : builder_.CreateFreeze(l);
-  Value *offset =
-      builder_.CreateMul(builder_.CreateZExt(index, i64()), builder_.getInt64(array_stride(m.value_size)));
-  // In bounds wherever it is chosen, so never null: the program's own check of the result folds into the
-  // range check.
-  Value *element = builder_.CreateInBoundsGEP(builder_.getInt8Ty(), p_.values_symbol(map), offset);
-  Value *inside = builder_.CreateICmpULT(index, builder_.getInt32(m.max_entries));
-  Value *result = builder_.CreateSelect(inside, element, ConstantPointerNull::get(builder_.getPtrTy()));
-  write(0, result);
-  for (unsigned r = 1; r <= 5; ++r)
-    write(r, nullptr);
 }
 
 // --- Subprograms and callbacks -----------------------------------------------------------------------
@@ -372,10 +361,10 @@ Error Lowering::lower_tail_call(uint32_t slot) {
                                                    builder_.getInt32Ty(), builder_.getInt32Ty());
   Value *context =
       program_.type == ProgType::unspec ? (sub_ == 0 ? function_->getArg(0) : as_ptr(1)) : as_ptr(1);
-  CallInst *call =
-      builder_.CreateCall(f, {context, as_ptr(2), builder_.CreateTrunc(as_int(3), builder_.getInt32Ty()),
-                              builder_.getInt32(slot)},
-                          live_state(slot));
+  CallInst *call = builder_.CreateCall(
+      f,
+      {context, as_ptr(2), builder_.CreateTrunc(as_int(3), builder_.getInt32Ty()), builder_.getInt32(slot)},
+      live_state(slot));
   call->addFnAttr(Attribute::NoMerge);
   call->addFnAttr(Attribute::NoUnwind);
   for (unsigned r = 1; r <= 5; ++r)

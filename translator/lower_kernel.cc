@@ -159,10 +159,6 @@ bool Lowering::lower_kernel_lookup(uint32_t slot) {
   if (!known)
     return false;
   const Map &m = p_.pipeline.maps[map.id];
-  if (m.type == MapType::percpu_array && m.key_size == 4 && p_.options.inline_lookups) {
-    lower_percpu_array_lookup(map.id);
-    return true;
-  }
   if (has_inline_table(map.id)) {
     lower_table_lookup(map.id);
     return true;
@@ -172,39 +168,6 @@ bool Lowering::lower_kernel_lookup(uint32_t slot) {
     return true;
   }
   return false;
-}
-
-/// `values` is the table of per-CPU pointers here.
-void Lowering::lower_percpu_array_lookup(uint32_t map) {
-  const Map &m = p_.pipeline.maps[map];
-  const Provenance key = state_.regs[2];
-  PointerType *ptr = builder_.getPtrTy();
-  LoadInst *l = builder_.CreateAlignedLoad(builder_.getInt32Ty(), as_ptr(2), Align(1));
-  l->setMetadata(LLVMContext::MD_tbaa, p_.domain_tag(p_.domain_of(key), key.id));
-  Value *index = key.kind == Kind::stack && !may_be_unset(key, 0) ? (Value *)l : builder_.CreateFreeze(l);
-  Value *inside = builder_.CreateICmpULT(index, builder_.getInt32(m.max_entries));
-  if (m.max_entries == 1) { // one object, whose address the binding computes
-    clobber_call(builder_.CreateSelect(inside, p_.symbol("ujit.percpu." + Twine(map), builder_.getInt8Ty()),
-                                       ConstantPointerNull::get(ptr)));
-    return;
-  }
-  BasicBlock *before = builder_.GetInsertBlock();
-  BasicBlock *found = BasicBlock::Create(p_.context(), "", function_),
-             *done = BasicBlock::Create(p_.context(), "", function_);
-  builder_.CreateCondBr(inside, found, done);
-  builder_.SetInsertPoint(found);
-  Value *at = builder_.CreateInBoundsGEP(i64(), p_.values_symbol(map), builder_.CreateZExt(index, i64()));
-  LoadInst *offset = builder_.CreateAlignedLoad(i64(), at, Align(8));
-  offset->setMetadata(LLVMContext::MD_invariant_load, MDNode::get(p_.context(), {}));
-  Value *element = builder_.CreateIntToPtr(builder_.CreateAdd(offset, this_cpu_offset(builder_)), ptr);
-  // All elements exist from the map's creation on.
-  builder_.CreateAssumption(builder_.CreateIsNotNull(element));
-  builder_.CreateBr(done);
-  builder_.SetInsertPoint(done);
-  PHINode *result = builder_.CreatePHI(ptr, 2);
-  result->addIncoming(ConstantPointerNull::get(ptr), before);
-  result->addIncoming(element, found);
-  clobber_call(result);
 }
 
 /// The element that the hash table has, then what the verifier puts behind the call for this type of map.

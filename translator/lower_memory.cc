@@ -37,31 +37,37 @@ ProgramLowering::Domain ProgramLowering::domain_of(const Provenance &p) const {
   }
 }
 
+/// Siblings under `parent`, which is under the root or the root itself (empty).
+static MDNode *access_tag(LLVMContext &context, StringRef name, StringRef parent) {
+  MDBuilder md(context);
+  MDNode *above = md.createTBAARoot("ujit");
+  if (!parent.empty())
+    above = md.createTBAAScalarTypeNode(parent, above);
+  MDNode *type = md.createTBAAScalarTypeNode(name, above);
+  return md.createTBAAStructTagNode(type, type, 0);
+}
+
+MDNode *context_tag(LLVMContext &context) { return access_tag(context, "context", "io"); }
+MDNode *packet_tag(LLVMContext &context) { return access_tag(context, "packet", "io"); }
+MDNode *values_tag(LLVMContext &context, const Map &map, bool scratch) {
+  // No helper that touches "the maps" touches a scratch map.
+  return scratch ? access_tag(context, "scratch " + map.name, "")
+                 : access_tag(context, "map " + map.name, "maps");
+}
+
 MDNode *ProgramLowering::domain_tag(Domain domain, uint32_t map) {
   if (!options.alias_domains)
     return nullptr;
-  MDBuilder md(context());
-  MDNode *root = md.createTBAARoot("ujit");
-  MDNode *type = nullptr;
   switch (domain) {
   case Domain::none: return nullptr;
-  case Domain::io: type = md.createTBAAScalarTypeNode("io", root); break;
-  case Domain::context:
-    type = md.createTBAAScalarTypeNode("context", md.createTBAAScalarTypeNode("io", root));
-    break;
-  case Domain::packet:
-    type = md.createTBAAScalarTypeNode("packet", md.createTBAAScalarTypeNode("io", root));
-    break;
-  case Domain::maps: type = md.createTBAAScalarTypeNode("maps", root); break;
-  case Domain::scratch: // no helper that touches "the maps" touches this one
-    type = md.createTBAAScalarTypeNode("scratch " + pipeline.maps[map].name, root);
-    break;
-  case Domain::one_map:
-    type = md.createTBAAScalarTypeNode("map " + pipeline.maps[map].name,
-                                       md.createTBAAScalarTypeNode("maps", root));
-    break;
+  case Domain::io: return access_tag(context(), "io", "");
+  case Domain::context: return context_tag(context());
+  case Domain::packet: return packet_tag(context());
+  case Domain::maps: return access_tag(context(), "maps", "");
+  case Domain::scratch:
+  case Domain::one_map: return values_tag(context(), pipeline.maps[map], domain == Domain::scratch);
   }
-  return md.createTBAAStructTagNode(type, type, 0);
+  return nullptr;
 }
 
 // --- Accesses ----------------------------------------------------------------------------------------

@@ -131,7 +131,6 @@ private:
   Error lower_kernel_call(uint32_t slot);
   Error lower_kernel_variable(uint32_t slot, const Insn &insn);
   bool lower_kernel_lookup(uint32_t slot);
-  void lower_percpu_array_lookup(uint32_t map);
   void lower_hash_lookup(uint32_t map);
   void clobber_call(Value *result);
 
@@ -141,7 +140,13 @@ private:
   Error lower_local_call(uint32_t slot, const Insn &insn);
   Error lower_callx(uint32_t slot, const Insn &insn);
   Error lower_tail_call(uint32_t slot);
+  /// Arrays by index (lower_array.cc).
+  bool is_plain_array(uint32_t map) const;
+  bool has_element_table(uint32_t map) const;
+  Value *array_index();
+  Value *array_element(uint32_t map, Value *index);
   void lower_array_lookup(uint32_t map);
+  bool lower_array_update(uint32_t slot, uint32_t map);
   bool has_inline_table(uint32_t map) const;
   void lower_table_lookup(uint32_t map); ///< lower_lookup.cc
   Value *key_word(const Access &key, uint32_t at, uint32_t size);

@@ -138,6 +138,8 @@ struct Map {
   std::vector<std::pair<uint32_t, MapId>> inner_slots; ///< initial inner maps (`.values`)
   std::vector<std::pair<uint32_t, ProgId>> prog_slots; ///< prog_array: initial contents, sorted by slot
   bool is_template = false;                            ///< only describes inner maps, is never created
+  /// Values hold a lock, a timer, kernel pointers or the like, which copies of a value leave alone.
+  bool special_fields = false;
   friend bool operator==(const Map &, const Map &) = default;
 
   bool is_data() const { return !contents.empty(); }

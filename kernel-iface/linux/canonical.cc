@@ -100,6 +100,7 @@ private:
     map.max_entries = captured.max_entries;
     map.flags = captured.flags;
     map.extra = captured.extra;
+    map.special_fields = captured.special_fields;
     if (captured.frozen && captured.flags & BPF_F_RDONLY_PROG && !captured.contents.empty()) {
       map.frozen = true;
       map.contents = captured.contents;

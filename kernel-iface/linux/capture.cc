@@ -4,6 +4,7 @@
 // What is attached to a program is looked at last.
 #include "kernel-iface/linux/capture.h"
 
+#include "kernel-iface/linux/array_updates.h"
 #include "kernel-iface/linux/capture_refusals.h"
 #include "kernel-iface/linux/capture_symbols.h"
 #include "kernel-iface/linux/hash_tables.h"
@@ -160,6 +161,7 @@ Error Attempt::read_addresses(std::span<const uint32_t> map_ids) {
         const bool array = map.type == MapType::array || map.type == MapType::percpu_array ||
                            map.type == MapType::prog_array || map.type == MapType::array_of_maps;
         map.bypass_spec_v1 = !array || record.bypass_spec_v1;
+        map.special_fields = record.special_fields;
         map.buckets = record.buckets;
         map.bucket_count = record.bucket_count;
         map.hash_seed = record.hash_seed;
@@ -372,6 +374,7 @@ Expected<Capture> capture(std::span<const int> program_fds, const CaptureOptions
     return kernel.takeError();
   KernelLayout &layout = (*kernel)->layout;
   layout.expand_skb_helpers = can_expand_skb_helpers((*kernel)->release);
+  layout.update_arrays = can_update_arrays(*reader, layout.array_value, (*kernel)->release);
   layout.search_htab = can_search_tables(*reader, layout.htab, (*kernel)->release);
   ProgramTypes types;
   std::string changed;

@@ -59,6 +59,7 @@ struct CapturedMap {
   uint64_t extra = 0;
   bool frozen = false; ///< and no writer is left: contents can be taken as constant if RDONLY_PROG is set
   bool bypass_spec_v1 = true;                            ///< no index masks are needed
+  bool special_fields = true;                            ///< values hold more than plain bytes
   uint64_t lookup = 0;                                   ///< map->ops->map_lookup_elem
   uint64_t buckets = 0;                                  ///< hash tables: the first of them, 0 if not known
   uint32_t bucket_count = 0, hash_seed = 0;              ///< hash tables: struct bpf_htab; never change

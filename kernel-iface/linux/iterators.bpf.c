@@ -57,6 +57,8 @@ struct bpf_map {
   __u32 id;
   atomic64_t writecnt;
   bool bypass_spec_v1, frozen;
+  void *record;  // from 6.2 on: fields of values that are no plain bytes
+  void *off_arr; // before
 };
 struct bucket;
 struct bpf_htab {
@@ -259,6 +261,9 @@ int show_map(struct bpf_iter__bpf_map *ctx) {
   record.writers = BPF_CORE_READ(map, writecnt.counter);
   record.frozen = BPF_CORE_READ(map, frozen);
   record.bypass_spec_v1 = BPF_CORE_READ(map, bypass_spec_v1);
+  record.special_fields = bpf_core_field_exists(map->record)    ? BPF_CORE_READ(map, record) != 0
+                          : bpf_core_field_exists(map->off_arr) ? BPF_CORE_READ(map, off_arr) != 0
+                                                                : true;
   struct bpf_htab *table = (void *)map; // table.map is its first member
   if (is_hash_table(map) && bpf_core_field_exists(table->buckets) &&
       bpf_core_field_exists(table->n_buckets) && bpf_core_field_exists(table->hashrnd)) {

@@ -47,7 +47,7 @@ struct map_record {
   __u64 buckets; // hash tables; 0: none, or one that is not as we know them
   __u32 bucket_count, hash_seed;
   __u32 id;
-  __u8 frozen, bypass_spec_v1, padding[2];
+  __u8 frozen, bypass_spec_v1, special_fields, padding;
 };
 
 /// iter/bpf_link: one for each tracing link whose target is a wanted program.

@@ -15,8 +15,8 @@ inline std::pair<unsigned, unsigned> kernel_version(llvm::StringRef release) {
   return {major, minor};
 }
 
-/// Whether the bodies of the helpers that code of ours may stand for (hash_tables.cc, skb_helpers.cc) were read
-/// in the sources of that kernel series.
+/// Whether the bodies of the helpers that code of ours may stand for (hash_tables.cc, skb_helpers.cc,
+/// array_updates.cc) were read in the sources of that kernel series.
 inline bool sources_were_read(llvm::StringRef release) {
   const auto version = kernel_version(release);
   return version >= std::pair(6u, 1u) && version <= std::pair(6u, 18u);

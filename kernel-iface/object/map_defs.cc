@@ -57,6 +57,29 @@ std::optional<uint32_t> pointee_size(const Btf &btf, uint32_t type) {
   return btf.size_of(btf[*id].type);
 }
 
+/// Whether a value of this type holds what the kernel keeps apart from its bytes (enum btf_field_type). Any
+/// pointer counts: those with a tag are the kernel's.
+bool holds_special_fields(const Btf &btf, uint32_t type, unsigned depth = 0) {
+  constexpr unsigned deepest = 16;
+  static constexpr std::string_view kept_apart[] = {
+      "bpf_spin_lock", "bpf_res_spin_lock", "bpf_timer",   "bpf_wq",      "bpf_task_work",
+      "bpf_list_head", "bpf_list_node",     "bpf_rb_root", "bpf_rb_node", "bpf_refcount"};
+  auto id = btf.strip(type);
+  if (!id || depth > deepest)
+    return true;
+  const BtfType &t = btf[*id];
+  switch (t.kind) {
+  case BtfKind::ptr: return true;
+  case BtfKind::array: return holds_special_fields(btf, t.type, depth + 1);
+  case BtfKind::struct_:
+  case BtfKind::union_:
+    return std::ranges::find(kept_apart, t.name) != std::end(kept_apart) ||
+           std::ranges::any_of(
+               t.items, [&](const BtfItem &m) { return holds_special_fields(btf, m.type, depth + 1); });
+  default: return false;
+  }
+}
+
 /// `values`: an array of pointers to functions, or to the struct that defines the inner maps.
 Error read_values(const Btf &btf, const BtfItem &member, Definition &def) {
   auto bad = [&] {
@@ -101,6 +124,8 @@ Expected<Definition> read_definition(const Btf &btf, uint32_t type, std::string 
         return bad("contradicts the size that is given as well");
       field = *size;
       typed = true;
+      if (m.name == "value")
+        def.map.special_fields = holds_special_fields(btf, btf[*btf.strip(m.type)].type);
       continue;
     }
     if (m.name == "values") {

@@ -7,7 +7,6 @@ namespace ujit {
 
 void ProgramGenerator::array_access() {
   const SampleMap map = random_.one_in(2) ? map_array : map_scratch;
-  any_scalar_of(1 << 7);
   if (random_.one_in(3)) {
     unsigned index = any_scalar();
     move(1, index);
@@ -16,6 +15,12 @@ void ProgramGenerator::array_access() {
   } else {
     emit(BPF_ST | BPF_MEM | BPF_W, 10, 0, key_slot, map == map_scratch ? 0 : int32_t(random_.below(5)));
   }
+  access_element(map);
+}
+
+/// Of the key that is on the stack.
+void ProgramGenerator::access_element(SampleMap map) {
+  any_scalar_of(1 << 7);
   load_map(1, map);
   move(2, 10);
   emit(BPF_ALU64 | BPF_ADD | BPF_K, 2, 0, 0, key_slot);
@@ -39,10 +44,9 @@ void ProgramGenerator::array_access() {
   clear(0);
 }
 
-/// A value out of the stack.
-void ProgramGenerator::array_update() {
+/// Writes a whole value to the stack, in pieces.
+void ProgramGenerator::fill_value() {
   static_assert(free_high - free_low >= int(array_value_bytes));
-  const SampleMap map = random_.one_in(3) ? map_array : map_scratch;
   for (uint32_t at = 0; at < array_value_bytes;) {
     const uint32_t bytes = at % 8 ? 4u : random_.of({4u, 8u, 8u});
     const auto offset = int16_t(free_low + int(at));
@@ -54,20 +58,38 @@ void ProgramGenerator::array_update() {
       s_.stack.set(size_t(offset + 128) + b);
     at += bytes;
   }
+}
+
+/// With a value from the stack, another element or read-only data; often it is looked up again.
+void ProgramGenerator::array_update() {
+  const SampleMap map = random_.one_in(3) ? map_array : map_scratch;
+  const bool from_data = random_.one_in(6);
+  const bool from_held = !from_data && s_.held == State::value && s_.held_bytes == array_value_bytes;
+  if (!from_data && !from_held)
+    fill_value();
   if (random_.one_in(4)) {
     move(1, any_scalar());
     emit(BPF_ALU64 | BPF_AND | BPF_K, 1, 0, 0, 7);
     emit(BPF_STX | BPF_MEM | BPF_W, 10, 1, key_slot, 0);
   } else {
-    emit(BPF_ST | BPF_MEM | BPF_W, 10, 0, key_slot, int32_t(random_.below(3)));
+    emit(BPF_ST | BPF_MEM | BPF_W, 10, 0, key_slot, random_.of({0, 0, 0, 1, 1, 2, 4, -1}));
   }
   load_map(1, map);
   move(2, 10);
   emit(BPF_ALU64 | BPF_ADD | BPF_K, 2, 0, 0, key_slot);
-  move(3, 10);
-  emit(BPF_ALU64 | BPF_ADD | BPF_K, 3, 0, 0, free_low);
-  move_imm(4, random_.of({BPF_ANY, BPF_ANY, BPF_NOEXIST, BPF_EXIST}));
+  if (from_data) {
+    emit_wide(3, BPF_PSEUDO_MAP_VALUE, random_.one_in(2) ? map_data : map_config);
+  } else if (from_held) {
+    move(3, held);
+  } else {
+    move(3, 10);
+    emit(BPF_ALU64 | BPF_ADD | BPF_K, 3, 0, 0, free_low);
+  }
+  move_imm(4, random_.of<int32_t>({BPF_ANY, BPF_ANY, BPF_ANY, BPF_ANY, BPF_NOEXIST, BPF_EXIST, 3, BPF_F_LOCK,
+                                   8, BPF_F_LOCK | BPF_NOEXIST, -1}));
   call(BPF_FUNC_map_update_elem);
+  if (random_.one_in(2))
+    access_element(map);
 }
 
 void ProgramGenerator::table_access() {

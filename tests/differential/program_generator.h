@@ -87,6 +87,8 @@ private:
   void packet_loop();
   void copy_bytes();
   void array_access();
+  void access_element(SampleMap map);
+  void fill_value();
   void array_update();
   void table_access();
   void data_access();

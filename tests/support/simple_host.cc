@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <linux/bpf.h>
 
 namespace ujit {
 namespace {
@@ -69,9 +70,15 @@ SimpleHost::Bytes SimpleHost::key_at(const HostMap &map, uint64_t address) {
 int64_t SimpleHost::update(HostMap &map, const Bytes &key, const void *value, uint64_t flags) {
   auto it = map.values.find(key);
   bool exists = it != map.values.end();
-  if (is_array(*map.shape) && !exists)
-    return -E2BIG;
-  if (flags == 1 && exists)
+  if (is_array(*map.shape)) {
+    if ((flags & ~uint64_t(BPF_F_LOCK)) > BPF_EXIST)
+      return -EINVAL;
+    if (!exists)
+      return -E2BIG;
+    if (!(flags & BPF_NOEXIST) && flags & BPF_F_LOCK)
+      return -EINVAL;
+  }
+  if (flags & BPF_NOEXIST && exists)
     return -EEXIST;
   if (flags == 2 && !exists)
     return -ENOENT;
