@@ -70,8 +70,13 @@ void initialise_llvm() {
     // length; the search for negations to move up does not always end (tests/cases/loop-negated-and-shifted).
     // Value numbering is to move up no load together with the one behind another branch: one load would have
     // stood for two, with the place of one of them, which then seems to be made again (single_fetch.h).
-    const char *args[] = {"ujit-lto", "-disable-constant-hoisting", "-disable-cgp-branch-opts",
-                          "-instcombine-negator-enabled=0", "-gvn-max-num-insns=1"};
+    // Moving conditions to mask registers takes the square of a function's length, and none ever is.
+    const char *args[] = {"ujit-lto",
+                          "-disable-constant-hoisting",
+                          "-disable-cgp-branch-opts",
+                          "-instcombine-negator-enabled=0",
+                          "-gvn-max-num-insns=1",
+                          "-disable-x86-domain-reassignment"};
     cl::ParseCommandLineOptions(int(std::size(args)), args, "", &nulls());
   });
 }
@@ -153,8 +158,8 @@ namespace {
 SimplifyCFGOptions cfg_options() {
   return SimplifyCFGOptions().convertSwitchRangeToICmp(true).hoistCommonInsts(true);
 }
-InstCombineOptions combine_options() {
-  return InstCombineOptions().setMaxIterations(1).setVerifyFixpoint(false);
+InstCombinePass combine() {
+  return InstCombinePass(InstCombineOptions().setMaxIterations(1).setVerifyFixpoint(false));
 }
 
 FunctionPassManager simplify_passes(Effort effort) {
@@ -162,10 +167,12 @@ FunctionPassManager simplify_passes(Effort effort) {
   if (effort == Effort::minimal)
     return fpm; // anything that carries values across blocks would undo what its translation is made for
   fpm.addPass(SROAPass(SROAOptions::ModifyCFG));
+  fpm.addPass(HideFreezesPass());
   fpm.addPass(EarlyCSEPass(effort == Effort::full));
   fpm.addPass(SimplifyCFGPass(cfg_options()));
-  fpm.addPass(InstCombinePass(combine_options()));
+  fpm.addPass(combine());
   fpm.addPass(SimplifyCFGPass(cfg_options()));
+  fpm.addPass(ShowFreezesPass());
   if (effort == Effort::full)
     fpm.addPass(ADCEPass());
   return fpm;
@@ -194,9 +201,11 @@ FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
   if (effort == Effort::minimal)
     return fpm;
   fpm.addPass(SROAPass(SROAOptions::ModifyCFG));
+  fpm.addPass(HideFreezesPass());
   fpm.addPass(EarlyCSEPass(effort == Effort::full));
   fpm.addPass(SimplifyCFGPass(cfg_options()));
-  fpm.addPass(InstCombinePass(combine_options()));
+  fpm.addPass(combine());
+  fpm.addPass(ShowFreezesPass());
   if (effort == Effort::full) {
     fpm.addPass(JumpThreadingPass());
     fpm.addPass(SimplifyCFGPass(cfg_options()));
@@ -231,7 +240,7 @@ FunctionPassManager loop_passes() {
 FunctionPassManager unroll_passes(bool vectors) {
   FunctionPassManager fpm;
   if (vectors)
-    fpm.addPass(InstCombinePass(combine_options()));
+    fpm.addPass(combine());
   fpm.addPass(LoopUnrollPass(LoopUnrollOptions(3).setPartial(true).setRuntime(true).setPeeling(false)));
   fpm.addPass(EarlyCSEPass(true));
   return fpm;
@@ -244,8 +253,10 @@ FunctionPassManager last_passes(Effort effort, bool lookups) {
     return fpm;
   if (lookups && effort == Effort::full)
     fpm.addPass(JumpThreadingPass()); // on from where it is known whether there is an element
+  fpm.addPass(HideFreezesPass());
   fpm.addPass(SimplifyCFGPass(cfg_options().sinkCommonInsts(effort == Effort::full)));
-  fpm.addPass(InstCombinePass(combine_options()));
+  fpm.addPass(combine());
+  fpm.addPass(ShowFreezesPass());
   fpm.addPass(ADCEPass());
   if (test_hooks.fused_pass)
     fpm.addPass(PlantedPass());
@@ -385,7 +396,9 @@ void optimise_fused(Module &module, TargetMachine &tm, const Pipeline &pipeline,
 void clean_up(Module &module, TargetMachine &tm) {
   Analyses analyses(tm, module.getContext());
   FunctionPassManager fpm;
+  fpm.addPass(HideFreezesPass());
   fpm.addPass(EarlyCSEPass(false));
+  fpm.addPass(ShowFreezesPass());
   for (Function &f : module)
     if (!f.isDeclaration() && effort_for(f) != Effort::minimal)
       fpm.run(f, analyses.functions);

@@ -44,6 +44,17 @@ void number_copied_loads(llvm::Function &function, llvm::function_ref<void()> ma
 /// whether there were any.
 bool restore_rotates(llvm::Function &function);
 
+/// Between these two, what is frozen is the result of a call in long functions, and passes that look through
+/// a freeze are linear there.
+struct HideFreezesPass : llvm::PassInfoMixin<HideFreezesPass> {
+  llvm::PreservedAnalyses run(llvm::Function &function, llvm::FunctionAnalysisManager &);
+  static bool isRequired() { return true; }
+};
+struct ShowFreezesPass : llvm::PassInfoMixin<ShowFreezesPass> {
+  llvm::PreservedAnalyses run(llvm::Function &function, llvm::FunctionAnalysisManager &);
+  static bool isRequired() { return true; }
+};
+
 /// Loops become vector code where that pays. Returns whether the function has any now; only then may it use
 /// vector registers.
 bool vectorise_loops(llvm::Function &function, llvm::FunctionAnalysisManager &analyses);
