@@ -32,9 +32,9 @@ void prepare_kernel_code(Module &module, const KernelCodeOptions &options) {
     f.addFnAttr("frame-pointer", "all"); // stack dumps of a kernel follow them
     if (options.return_thunks)
       f.addFnAttr(Attribute::FnRetThunkExtern);
-    // A jump table is an indirect jump: a retpoline each time, and under IBT it would need a landing pad.
-    if (options.retpolines || options.ibt)
-      f.addFnAttr("no-jump-tables", "true");
+    // A jump table is an indirect jump: a retpoline each time, under IBT it would need a landing pad, and
+    // check_single_fetch() does not follow it.
+    f.addFnAttr("no-jump-tables", "true");
     // Only entries and callbacks are called through a register.
     if (options.ibt && f.getCallingConv() != CallingConv::C)
       f.addFnAttr(Attribute::NoCfCheck);

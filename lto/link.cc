@@ -477,6 +477,7 @@ private:
                                  enabled("inline-skb-helpers") && (pipeline_.kernel || !for_kernel()),
                              .rare_ends = enabled("hot-paths"),
                              .rotates = enabled("rotates"),
+                             .switches = enabled("switches") && !for_kernel(),
                              .vectors = enabled("vectors") && !for_kernel(),
                              .tune = cpu->tune};
     std::vector<uint64_t> costs;

@@ -21,6 +21,7 @@ static constexpr OptimisationName names[] = {
     {"split-paths", "what is asked again later, such as for a VLAN tag, has code of its own for each answer"},
     {"loops", "loops are rotated and unrolled, what does not change in them is computed before"},
     {"rotates", "shifts of a word and of what it was mixed from are rotates"},
+    {"switches", "dense searches by comparisons are jump tables, in the embedded kernel"},
     {"schedule", "instructions are ordered so that fewer values are alive at once"},
     {"vectors", "loops use vector registers, in the embedded kernel"},
     {"hot-paths", "failed bounds checks, error sinks and calls that leave the image are taken to be rare"},

@@ -70,13 +70,15 @@ void initialise_llvm() {
     // length; the search for negations to move up does not always end (tests/cases/loop-negated-and-shifted).
     // Value numbering is to move up no load together with the one behind another branch: one load would have
     // stood for two, with the place of one of them, which then seems to be made again (single_fetch.h).
-    // Moving conditions to mask registers takes the square of a function's length, and none ever is.
+    // Moving conditions to mask registers takes the square of a function's length, and none ever is. Loops of
+    // few rounds may become long (docs/design.md, "Loops").
     const char *args[] = {"ujit-lto",
                           "-disable-constant-hoisting",
                           "-disable-cgp-branch-opts",
                           "-instcombine-negator-enabled=0",
                           "-gvn-max-num-insns=1",
-                          "-disable-x86-domain-reassignment"};
+                          "-disable-x86-domain-reassignment",
+                          "-unroll-threshold-aggressive=800"};
     cl::ParseCommandLineOptions(int(std::size(args)), args, "", &nulls());
   });
 }
@@ -389,6 +391,8 @@ void optimise_fused(Module &module, TargetMachine &tm, const Pipeline &pipeline,
     if (!f.isDeclaration()) {
       run(f, last_passes(effort_for(f), is_contained(searching, &f)));
       if (options.rotates && effort_for(f) != Effort::minimal && restore_rotates(f))
+        changed(f);
+      if (options.switches && effort_for(f) != Effort::minimal && restore_switches(f))
         changed(f);
     }
 }

@@ -50,6 +50,7 @@ struct PassOptions {
   bool skb_helpers = true;   ///< helpers on packets become code, where it is known what they do
   bool rare_ends = true;     ///< ends that drop the packet are taken to be rare, mildly
   bool rotates = true;       ///< funnel shifts that are rotates
+  bool switches = false;     ///< jump tables: never in a kernel
   bool vectors = false;      ///< loops may use vector registers: never in a kernel
   std::string tune = {};     ///< TargetCpu::tune, for functions with loops
 };

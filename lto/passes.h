@@ -44,6 +44,10 @@ void number_copied_loads(llvm::Function &function, llvm::function_ref<void()> ma
 /// whether there were any.
 bool restore_rotates(llvm::Function &function);
 
+/// Trees of comparisons of one value become switches, where they are dense: jump tables. Returns whether there
+/// were any.
+bool restore_switches(llvm::Function &function);
+
 /// Between these two, what is frozen is the result of a call in long functions, and passes that look through
 /// a freeze are linear there.
 struct HideFreezesPass : llvm::PassInfoMixin<HideFreezesPass> {

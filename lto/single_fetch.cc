@@ -5,7 +5,8 @@
 //
 // Left out: what is addressed from the stack or frame pointer (spilled registers), and the instance's table,
 // whose loads have no line (bind.cc). A block that leads to itself is in a loop of the program, where the
-// same instruction runs again by right; there only the block itself is looked at.
+// same instruction runs again by right; there only the block itself is looked at. Where a jump table leads is
+// not followed; kernel images have none.
 #include "lto/single_fetch.h"
 
 #include "lto/debug_lines.h"

@@ -119,6 +119,58 @@ TEST(MergeBytes, AnOverlappingCopyKeepsItsOrder) {
   EXPECT_EQ(count(ir, "load i32") + count(ir, "load i16"), 0u) << ir;
 }
 
+/// The search of a value of r2 in [low, high), as compilers write it; each has an end of its own.
+std::string search(int low, int high, bool note_upper_half = false) {
+  if (high - low == 1)
+    return "r0 = " + std::to_string(low * low + 3) + "\n*(u8 *)(r7 + " + std::to_string(low % 40) +
+           ") = r0\nexit\n";
+  const int middle = (low + high) / 2;
+  const std::string n = std::to_string(middle);
+  return "if r2 >= " + n + " goto from" + n + "\n" + search(low, middle, note_upper_half) + "from" + n +
+         ":\n" + (note_upper_half ? "*(u8 *)(r7 + 39) = " + n + "\n" : "") +
+         search(middle, high, note_upper_half);
+}
+
+std::string switching(const std::string &body, bool switches = true) {
+  return ir_of(xdp("r2 = *(u8 *)(r7 + 0)\n" + body), {.switches = switches});
+}
+
+void expect_cases(const std::string &ir, int low, int high) {
+  EXPECT_EQ(count(ir, "switch "), 1u) << ir;
+  for (int value = low; value < high; ++value)
+    EXPECT_EQ(count(ir, " " + std::to_string(value) + ", label"), 1u) << value << "\n" << ir;
+}
+
+TEST(Switches, ASearchOfAllValuesNeedsNoDefault) {
+  const std::string ir = switching("r2 &= 15\n" + search(0, 16));
+  expect_cases(ir, 0, 16);
+  EXPECT_EQ(count(ir, "unreachable"), 1u) << ir;
+  EXPECT_EQ(count(switching("r2 &= 15\n" + search(0, 16), false), "switch "), 0u);
+}
+
+TEST(Switches, OtherValuesAreTheDefault) {
+  const std::string ir = switching("if r2 < 100 goto out\nif r2 >= 116 goto out\n" + search(100, 116));
+  expect_cases(ir, 100, 116);
+  EXPECT_EQ(count(ir, "unreachable"), 0u) << ir;
+}
+
+TEST(Switches, FewComparisonsStay) { EXPECT_EQ(count(switching("r2 &= 3\n" + search(0, 4)), "switch "), 0u); }
+
+TEST(Switches, SparseOnesStay) {
+  std::string body = "r2 = *(u32 *)(r7 + 4)\n";
+  for (int i = 1; i < 10; ++i) {
+    const std::string n = std::to_string(i);
+    body += "if r2 > " + std::to_string(i * i * i * i) + " goto over" + n +
+            "\nr0 = " + std::to_string(i * 7) + "\n*(u8 *)(r7 + " + n + ") = r0\nexit\nover" + n + ":\n";
+  }
+  EXPECT_EQ(count(switching(body + "r0 = 1\nexit\n"), "switch "), 0u);
+}
+
+TEST(Switches, WhatIsDoneBetweenComparisonsStaysBetween) {
+  const std::string ir = switching("r2 &= 15\n" + search(0, 16, true));
+  EXPECT_EQ(count(ir, "switch "), 0u) << ir;
+}
+
 TEST(Loops, ATailCallOfItselfIsABranch) {
   llvm::LLVMContext context;
   llvm::SMDiagnostic why;

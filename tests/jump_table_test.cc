@@ -1,0 +1,57 @@
+// Which images have jump tables: those of the embedded kernel.
+#include "kernel-iface/image/elf.h"
+#include "lto/link.h"
+#include "lto/machine_code.h"
+#include "tests/support/case_file.h"
+
+#include <gtest/gtest.h>
+
+namespace ujit {
+namespace {
+
+/// Jumps of which the code does not say where they go, in the image of a case with two dense switches.
+size_t indirect_jumps(LinkOptions options) {
+  auto c = read_case(UJIT_SOURCE_DIR "/tests/cases/dense-switch.case");
+  if (!c) {
+    ADD_FAILURE() << llvm::toString(c.takeError());
+    return 0;
+  }
+  auto linked = link(c->pipeline, options);
+  if (!linked) {
+    ADD_FAILURE() << llvm::toString(linked.takeError());
+    return 0;
+  }
+  auto object = read_elf(linked->image.object);
+  EXPECT_TRUE(bool(object)) << llvm::toString(object.takeError());
+  llvm::ArrayRef<uint8_t> code = object->sections[object->find_section(".text")].contents;
+  size_t n = 0;
+  MachineDecoder decoder;
+  for (uint64_t at = 0; at < code.size();) {
+    auto step = decoder.decode(code.drop_front(at), at);
+    if (!step) {
+      ADD_FAILURE() << "no machine instruction at " << at;
+      break;
+    }
+    n += step->branch && step->ends && !step->target;
+    at += step->size;
+  }
+  return n;
+}
+
+TEST(JumpTables, AreInImagesOfTheEmbeddedKernel) {
+  EXPECT_GE(indirect_jumps({}), 2u);
+  LinkOptions without;
+  without.disabled = {"switches"};
+  EXPECT_EQ(indirect_jumps(without), 0u);
+}
+
+TEST(JumpTables, AreNotInKernelImages) {
+  LinkOptions options;
+  options.target = LinkTarget::kernel;
+  EXPECT_EQ(indirect_jumps(options), 0u);
+  options.kernel_code.ibt = options.kernel_code.retpolines = true;
+  EXPECT_EQ(indirect_jumps(options), 0u);
+}
+
+} // namespace
+} // namespace ujit
