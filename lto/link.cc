@@ -17,6 +17,8 @@
 #include "translator/kernel.h"
 #include "translator/lower.h"
 
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Bitcode/BitcodeReader.h"
 #include "llvm/Bitcode/BitcodeWriter.h"
 #include "llvm/IR/Instructions.h"
@@ -191,9 +193,14 @@ private:
   Error check_options() {
     if (for_kernel() && options_.plan.mode == PlanOptions::chain)
       return input_error("the kernel target has no chain mode: the originals are the chain").error();
+    std::vector<StringRef> names;
+    for (const OptimisationName &n : optimisation_names())
+      names.push_back(n.name);
     for (const std::string &d : options_.disabled)
-      if (std::ranges::none_of(optimisation_names(), [&](auto &n) { return n.name == d; }))
-        return input_error("there is no optimisation named '" + d + "'").error();
+      if (!is_contained(names, d))
+        return input_error("there is no optimisation named '" + d + "'")
+            .with_hint("there are " + join(names, ", "))
+            .error();
     return machine(Effort::full).takeError();
   }
 

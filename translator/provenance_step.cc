@@ -272,21 +272,7 @@ void step(const Pipeline &pipeline, const Program &program, uint32_t slot, State
         write_memory(state, state.regs[r], 0, std::nullopt, &state.handed_out);
     after_call(state, row.op == Op::call_local ? callee_result : Provenance::number());
     break;
-  case Op::ja:
-  case Op::jeq:
-  case Op::jne:
-  case Op::jgt:
-  case Op::jge:
-  case Op::jlt:
-  case Op::jle:
-  case Op::jsgt:
-  case Op::jsge:
-  case Op::jslt:
-  case Op::jsle:
-  case Op::jset:
-  case Op::may_goto:
-  case Op::exit: break;
-  default:
+  default: // jumps and exit write nothing
     if (RegisterUse u = register_use(insn, row, 0); u.writes & (1u << insn.dst))
       dst = arithmetic(row, dst, row.source == Operand::none ? Provenance::number() : operand());
     break;

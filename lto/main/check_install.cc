@@ -11,6 +11,7 @@
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/raw_ostream.h"
 
+#include <algorithm>
 #include <memory>
 
 namespace ujit {
@@ -48,6 +49,21 @@ double total_ratio(const InstalledCheck &r) {
 
 double ratio(const InstalledPath &p) { return p.stock_ns > 0 ? p.installed_ns / p.stock_ns : 0; }
 bool is_slower(const InstalledPath &p) { return p.installed_ns > p.stock_ns * slower; }
+
+/// What fusing loses: each entry has a stub in front, which paths with little behind it do not earn.
+void print_slower(const InstalledCheck &r, llvm::raw_ostream &os) {
+  size_t paths = 0;
+  double most = 0;
+  for (const InstalledPath &p : r.paths)
+    if (is_slower(p)) {
+      ++paths;
+      most = std::max(most, (p.installed_ns - p.stock_ns) / double(p.runs));
+    }
+  if (paths)
+    os << formatv(
+        "  fusing loses on {0} of them, up to {1:F0} ns a run: entry and stub cost more than it saves\n",
+        paths, most);
+}
 
 void print_reach(const Reach &reached, const Reach &possible, llvm::raw_ostream &os) {
   os << formatv("  reached     {0} of {1} programs, {2} of {3} tail calls\n", reached.programs.size(),
@@ -90,6 +106,7 @@ void print(const std::string &name, const InstalledCheck &r, llvm::raw_ostream &
                     p.installed_ns / double(p.runs), ratio(p), is_slower(p) ? " SLOWER" : "",
                     llvm::join(p.programs, " > "), p.runs);
   os << formatv("  all {0} paths, by runs: {1:F3} of the stock chain\n", r.paths.size(), total_ratio(r));
+  print_slower(r, os);
 }
 
 void print(const std::string &name, const ReachCheck &r, llvm::raw_ostream &os) {

@@ -40,6 +40,9 @@ expect 1 "cannot write: Is a directory"
 printf 'garbage' >bad.pcap
 ujit run m.ujit.yaml --packets bad.pcap
 expect 1 "bad.pcap"
+ujit link m.ujit.yaml -o image.o --no-opt inlin
+expect 1 "there is no optimisation named 'inlin'" "inline, clone"
+[ -z "$(ls -d ./*.tmp* 2>/dev/null)" ] || die "temporary files were left"
 
 # Code for another machine is linked but not run.
 echo "target: { cpu: bdver4 }" | manifest
@@ -50,4 +53,3 @@ grep -qw xop /proc/cpuinfo || {
   ujit run m.ujit.yaml --packets empty.pcap
   expect 1 "the image was linked for CPU 'bdver4' with " "xop" "which this machine lacks"
 }
-[ -z "$(ls -d ./*.tmp* 2>/dev/null)" ] || die "temporary files were left"
