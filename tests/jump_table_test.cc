@@ -2,6 +2,7 @@
 #include "kernel-iface/image/elf.h"
 #include "lto/link.h"
 #include "lto/machine_code.h"
+#include "tests/paths.h"
 #include "tests/support/case_file.h"
 
 #include <gtest/gtest.h>
@@ -11,7 +12,7 @@ namespace {
 
 /// Jumps of which the code does not say where they go, in the image of a case with two dense switches.
 size_t indirect_jumps(LinkOptions options) {
-  auto c = read_case(UJIT_SOURCE_DIR "/tests/cases/dense-switch.case");
+  auto c = read_case(source_dir + "/tests/cases/dense-switch.case");
   if (!c) {
     ADD_FAILURE() << llvm::toString(c.takeError());
     return 0;

@@ -61,7 +61,7 @@ INSTANTIATE_TEST_SUITE_P(SingleFetch, EdgeLb,
                                           testing::Values(PlanOptions::fused, PlanOptions::chain)));
 
 TEST(SingleFetch, LoadsThatMoveUp) {
-  auto c = read_case(std::string(UJIT_SOURCE_DIR) + "/tests/cases/packet-load-moved-up.case");
+  auto c = read_case(source_dir + "/tests/cases/packet-load-moved-up.case");
   ASSERT_TRUE(bool(c)) << llvm::toString(c.takeError());
   auto linked = link(c->pipeline, {});
   ASSERT_TRUE(bool(linked)) << llvm::toString(linked.takeError());

@@ -158,7 +158,6 @@ bool Lowering::lower_kernel_lookup(uint32_t slot) {
   const KernelCall *call = program_.kernel_call_at(slot);
   if (!known)
     return false;
-  const Map &m = p_.pipeline.maps[map.id];
   if (has_inline_table(map.id)) {
     lower_table_lookup(map.id);
     return true;
