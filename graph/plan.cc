@@ -433,10 +433,11 @@ void Planner::place_counts() {
         carry(index(program.origin));
   carry_to_callers();
   for (uint32_t node = 0; node < plan.programs.size(); ++node) {
-    plan.has_counter |= plan.programs[node].counted;
-    if (plan.programs[node].counted)
-      for (auto &site : plan.sites_of(ProgId(node)))
-        plan.count_cell |= site.in_subprogram && may_call(site);
+    const PlannedProgram &program = plan.programs[node];
+    plan.has_counter |= program.counted;
+    for (auto &site : plan.sites_of(ProgId(node))) // a chain copy counts all of its calls
+      plan.count_cell |=
+          site.in_subprogram && (program.needs_chain_copy || (program.counted && may_call(site)));
   }
 }
 

@@ -133,6 +133,7 @@ Expected<std::unique_ptr<TargetMachine>> make_target_machine(const std::string &
   TargetOptions options;
   options.EmitStackSizeSection = true;
   options.UniqueSectionNames = false;
+  options.TrapUnreachable = options.NoTrapAfterNoreturn = true; // no code ends by running into the next
   CodeGenOptLevel level = effort == Effort::minimal ? CodeGenOptLevel::None : CodeGenOptLevel::Default;
   if (kernel)
     resolved->features += kernel_features(*kernel);
