@@ -4,7 +4,9 @@
 # make bench [QUICK=1]   pipelines side by side: the kernel's own code, ours, fused, each optimisation left out, plain C
 # make prove  prove the lowering of each instruction against the standard, with Z3; under five minutes
 # make fuzz SECONDS=600 [SEED=1]   random pipelines through every executor
-# make fuzz-parsers [FUZZ_MINUTES=30]   libFuzzer on what reads outside bytes: decode, objects, images, manifests
+# make fuzz-parsers [FUZZ_MINUTES=30]   libFuzzer on what reads outside bytes, so many minutes of CPU time each:
+#             instructions, objects, images, manifests, other texts
+# make check-sanitizers   the whole suite under ASan and UBSan, and under TSan
 # make check-vectors   the kernel's own test vectors, out of Debian's linux-source-6.1
 # make check-kernel [KERNEL=6.1|6.12|all] [FILTER=...]   the tests that concern a kernel, in Debian's stock kernels under QEMU
 # make check-kernel MANIFEST=x.ujit.yaml PACKETS=y.pcap [MAPS=seed.json] [CONTEXTS=c.json] [KERNEL=...]   a pipeline there:
@@ -15,8 +17,9 @@ BUILD := build
 PACKAGES := g++ cmake ninja-build ccache pkg-config llvm-19-dev clang-19 libbpf-dev libelf-dev libkmod-dev libtbb-dev \
             libpcap-dev libcli11-dev libgtest-dev libbenchmark-dev libz3-dev graphviz iproute2 \
             qemu-system-x86 busybox-static cpio kmod xz-utils e2fsprogs bpftool
+SANITIZER_PACKAGES := libclang-rt-19-dev
 
-.PHONY: all demo check check-kernel prove fuzz fuzz-parsers check-vectors bench bench-code deps clean
+.PHONY: all demo check check-sanitizers check-kernel prove fuzz fuzz-parsers check-vectors bench bench-code deps clean
 
 all: $(BUILD)/build.ninja
 	@cmake --build $(BUILD)
@@ -53,9 +56,17 @@ fuzz: all
 	@$(BUILD)/ujit-fuzz --seconds $(SECONDS) --seed $(SEED) --out $(BUILD)
 
 FUZZ_MINUTES := 1
-fuzz-parsers: all
-	@cmake --preset fuzz >/dev/null && cmake --build build-fuzz --target decode_fuzz object_fuzz image_fuzz manifest_fuzz
-	@tests/fuzz/run.sh $(BUILD) build-fuzz $(FUZZ_MINUTES)
+fuzz-parsers: PACKAGES += $(SANITIZER_PACKAGES)
+fuzz-parsers: deps
+	@$(MAKE) --no-print-directory all
+	@cmake --preset debug >/dev/null && cmake --build build-debug --target decode_fuzz object_fuzz image_fuzz manifest_fuzz text_fuzz
+	@tests/fuzz/run.sh $(BUILD) build-debug $(FUZZ_MINUTES)
+
+# A stage of its own: two builds and two runs of the suite, an hour or so on two CPUs
+check-sanitizers: PACKAGES += $(SANITIZER_PACKAGES)
+check-sanitizers: deps
+	@for preset in debug tsan; do cmake --preset $$preset >/dev/null && cmake --build build-$$preset || exit 1; done
+	@tests/sanitizers/check.sh build-debug build-tsan
 
 KERNEL := all
 check-kernel: export BUILD := $(BUILD)

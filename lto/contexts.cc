@@ -139,7 +139,8 @@ Expected<std::vector<uint8_t>> context_bytes(const RunContext &context, ProgType
       return input_error(formatv("test runs of {0} programs take no '{1}' of {2} words in their context",
                                  name_of(type), name, words.size()))
           .error();
-    std::memcpy(out.data() + field->offset, words.data(), 4 * words.size());
+    if (!words.empty())
+      std::memcpy(out.data() + field->offset, words.data(), 4 * words.size());
   }
   return out;
 }

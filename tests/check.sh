@@ -6,7 +6,7 @@
 build=$1
 results=$build/tests.xml
 rm -f "$results"
-ctest --test-dir "$build" -j "$(nproc)" --timeout 600 --output-on-failure --output-junit tests.xml \
+ctest --test-dir "$build" -j "$(nproc)" --timeout "${UJIT_TEST_TIMEOUT:-600}" --output-on-failure --output-junit tests.xml \
       --quiet >"$build/tests.log" 2>&1
 status=$?
 [ -f "$results" ] || { cat "$build/tests.log"; echo "0 passed, 1 failed, 0 skipped"; exit 1; }

@@ -51,6 +51,9 @@ TEST(Contexts, FieldsBecomeTheStruct) {
   const Bytes xdp = llvm::cantFail(context_bytes((*parsed)[1], ProgType::xdp));
   EXPECT_EQ(xdp[offsetof(xdp_md, ingress_ifindex)], 7);
   EXPECT_TRUE(llvm::cantFail(context_bytes({}, tc)).empty());
+  auto no_words = parse_contexts(R"({ "contexts": [ { "cb": [] } ] })", "c");
+  ASSERT_TRUE(bool(no_words)) << llvm::toString(no_words.takeError());
+  EXPECT_EQ(llvm::cantFail(context_bytes(no_words->front(), tc)), Bytes(sizeof(__sk_buff)));
 }
 
 TEST(Contexts, Tunnels) {

@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <set>
 
 namespace ujit {
@@ -179,10 +179,10 @@ TEST(CheckProgram, TakesAMillionInstructionsInWellUnderASecond) {
   insns.front() = {.opcode = 0x06, .imm = 999'998};
   insns.back() = {.opcode = 0x95};
   uint32_t start = 0;
-  auto begin = std::chrono::steady_clock::now();
+  const std::clock_t begin = std::clock(); // of CPU time: other work on the machine is no fault
   Error e = check_program(insns, {&start, 1});
   EXPECT_FALSE(bool(e));
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1));
+  EXPECT_LT(std::clock() - begin, CLOCKS_PER_SEC);
 }
 
 TEST(Program, FindsSubprogramsAndLines) {

@@ -112,7 +112,7 @@ TEST(Modes, InstancesOfOneImageRunSideBySide) {
   const std::vector<uint8_t> packet(14);
   for (int round = 0; round < 3; round++)
     for (uint32_t i = 0; i < 2; i++) {
-      auto result = instances[i].kernel->run_packet(reinterpret_cast<NativeEntry>(*entry),
+      auto result = instances[i].kernel->run_packet(reinterpret_cast<NativeEntry>(const_cast<void *>(*entry)),
                                                     instances[i].table.data(), ProgType::sched_cls, packet);
       ASSERT_TRUE(bool(result)) << llvm::toString(result.takeError());
       EXPECT_EQ(result->value, 11 + i);

@@ -117,7 +117,8 @@ struct KernelReader::State {
     if (!bytes)
       return bytes.takeError();
     std::vector<Record> out(bytes->size() / sizeof(Record));
-    std::memcpy(out.data(), bytes->data(), out.size() * sizeof(Record));
+    if (!out.empty())
+      std::memcpy(out.data(), bytes->data(), out.size() * sizeof(Record));
     return out;
   }
 };

@@ -120,7 +120,7 @@ private:
         auto address = image_->code.require(e.symbol);
         if (!address)
           return address.takeError();
-        entry = reinterpret_cast<NativeEntry>(*address);
+        entry = reinterpret_cast<NativeEntry>(const_cast<void *>(*address));
       }
     if (!entry)
       return input_error("the image has no entry for " + pipeline_[entry_program].name).error();

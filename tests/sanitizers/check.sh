@@ -1,0 +1,17 @@
+#!/bin/bash
+# Runs the suite in each of the build folders, which sanitizers are built into, and sums up as tests/check.sh does: the
+# last line is `N passed, N failed, N skipped`. Guests are left out: what runs in them is native code, which no
+# sanitizer sees, and the tools that start it, which run here too.
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/options.sh"
+export UJIT_NO_GUEST=1 UJIT_TEST_TIMEOUT=3000
+failed=0 passed_sum=0 failed_sum=0 skipped_sum=0
+for build; do
+  echo "$build:"
+  "$here/../check.sh" "$build" | tee "$build/summary.log"
+  [ "${PIPESTATUS[0]}" = 0 ] || failed=1
+  read -r passed _ bad _ skipped _ <<<"$(tail -n 1 "$build/summary.log")"
+  passed_sum=$((passed_sum + passed)) failed_sum=$((failed_sum + bad)) skipped_sum=$((skipped_sum + skipped))
+done
+echo "$passed_sum passed, $failed_sum failed, $skipped_sum skipped"
+exit $failed
