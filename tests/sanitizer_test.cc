@@ -2,10 +2,11 @@
 // with one: elsewhere there is nothing to test.
 #include "lto/test_hooks.h"
 #include "tests/differential/compare.h"
+#include "tests/sanitizer.h"
 
 #include "gtest/gtest.h"
 
-#if defined(__SANITIZE_THREAD__)
+#if UJIT_TSAN
 
 namespace ujit {
 namespace {
