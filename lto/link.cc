@@ -342,7 +342,7 @@ private:
       if (!enabled("clone"))
         options.clone_limit_ir = 0;
       options.hot_paths &= enabled("hot-paths");
-      if (enabled("peel") && options.mode == PlanOptions::fused)
+      if (enabled("peel") && options.mode == PlanOptions::fused && options.peel_growth_ir > 0)
         peel(options.peel_growth_ir);
       if (for_kernel()) {
         options.target_left_is_supported = true;
