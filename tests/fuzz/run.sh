@@ -4,8 +4,8 @@
 # lies in FUZZ/found; inputs that reach new code in FUZZ/corpus, for the next time.
 #
 # libFuzzer knows wall time only, which on a busy machine is not what was computed: a target runs again for what
-# it lacks, until it has had its time. A hang is an input that takes a minute, since on such a machine ten seconds
-# of waiting mean nothing.
+# it lacks, until it has had its time. And what it calls a timeout is one if the input takes a minute of CPU time
+# when it is run again.
 build=$1 fuzz=$2 minutes=$3 source=$(cd "$(dirname "$0")/../.." && pwd)
 shift 3
 targets=${*:-decode object image manifest text}
@@ -34,9 +34,18 @@ collect_seeds() {
   done >/dev/null 2>&1
 }
 
-# sum NAME TARGET: of a final statistic over the target's rounds; `peak`: the largest
+# statistic NAME TARGET: a final statistic's sum over the target's rounds, and the largest
 statistic() {
   sed -n "s/^stat::$1: *//p" "$fuzz/$2.log" | awk '{ sum += $1; if ($1 > peak) peak = $1 } END { print sum + 0, peak + 0 }'
+}
+
+# hangs TARGET: is one of its timeouts one? Those that are none are removed.
+hangs() {
+  for input in "$fuzz/found/$1"-timeout-*; do
+    (ulimit -t 60; "$fuzz/${1}_fuzz" -timeout=1000000 "$input") >>"$fuzz/$1.log" 2>&1 || return 0
+    rm "$input"
+  done
+  return 1
 }
 
 run() {
@@ -49,6 +58,7 @@ run() {
         -print_final_stats=1 -artifact_prefix="$fuzz/found/$target-" "$fuzz/corpus/$target" "$seeds/$target" \
         >>"$fuzz/$target.log" 2>&1; } 2>"$fuzz/$target.time"
     status=$?
+    [ $status != 70 ] || hangs "$target" || status=0 # 70: libFuzzer's code for a timeout
     cpu=$(awk -v c="$cpu" '{ print c + $2 + $3 }' "$fuzz/$target.time")
   done
   read -r executions _ <<<"$(statistic number_of_executed_units "$target")"
