@@ -48,7 +48,7 @@ constexpr size_t full_limit = 60'000;
 /// Global value numbering and dead store elimination are a third of the passes' time; on large functions,
 /// early CSE over memory SSA had already forwarded what they would have.
 constexpr size_t forward_limit = 4'000;
-/// Each is followed by another round of the passes.
+/// Each is followed by another round of the passes. Together they may double a function.
 constexpr unsigned most_splits = 4;
 
 Effort effort_for(const Function &f) {
@@ -371,8 +371,9 @@ void optimise_fused(Module &module, TargetMachine &tm, const Pipeline &pipeline,
     run(f, fused_passes(effort, mine));
     if (effort != Effort::full || !small)
       continue;
+    const size_t largest = std::min(forward_limit, 2 * size_t(f.getInstructionCount()));
     for (unsigned n = 0; n < most_splits && options.forward_state && options.split_paths &&
-                         split_paths(f, fam.getResult<DominatorTreeAnalysis>(f), forward_limit);
+                         split_paths(f, fam.getResult<DominatorTreeAnalysis>(f), largest);
          ++n) {
       changed(f);
       run(f, fused_passes(effort, mine));

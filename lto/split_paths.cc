@@ -10,14 +10,15 @@
 //        join: offset = phi              rest,        rest, with a tag
 //          rest, asking again          without a tag
 //
-// So the join is split: what it dominates is there once for each answer, and global value numbering, which
-// follows, finds each of the later questions dominated by the first one: they go, with the loads and the
-// bounds checks behind them. Since the join dominates the copied region, its values leave it through phis
+// So the join is split: what it dominates is there once for one answer and once for the others, and global
+// value numbering, which follows, finds each of the later questions dominated by the first one: they go, with
+// the loads and the bounds checks behind them. A switch is a question too, of which each case that has a way
+// of its own is an answer. Since the join dominates the copied region, its values leave it through phis
 // alone, and no other repair is needed.
 #include "lto/passes.h"
 
 #include "llvm/ADT/PostOrderIterator.h"
-#include "llvm/ADT/SmallPtrSet.h"
+#include "llvm/ADT/SetVector.h"
 #include "llvm/IR/Instructions.h"
 #include "llvm/Transforms/Utils/Cloning.h"
 
@@ -27,47 +28,67 @@ using namespace llvm;
 
 namespace {
 
-constexpr unsigned least_questions = 2;  ///< branches behind the join that ask again
+constexpr unsigned least_questions = 2;  ///< branches and switches behind the join that ask again
 constexpr size_t largest_region = 1'500; ///< instructions
 
 struct Join {
   BasicBlock *block = nullptr;
-  SmallPtrSet<BasicBlock *, 4> yes; ///< predecessors on the way where the condition holds
-  SmallVector<BasicBlock *> region; ///< what it dominates, itself included
+  SmallSetVector<BasicBlock *, 4> yes; ///< predecessors on the way of one answer
+  SmallVector<BasicBlock *> region;    ///< what it dominates, itself included
 };
 
-/// The ways into `block`, by the condition of the branch that dominates it.
-bool find_ways(BasicBlock &block, BranchInst &branch, const DominatorTree &dt, Join &join) {
-  const BasicBlockEdge if_true(branch.getParent(), branch.getSuccessor(0));
-  const BasicBlockEdge if_false(branch.getParent(), branch.getSuccessor(1));
-  auto on = [&](const BasicBlockEdge &way, BasicBlock *from) {
-    return from == way.getStart() ? way.getEnd() == &block : dt.dominates(way, from);
+/// What the end of a block goes by, a condition or the value of a switch, if it is computed.
+Value *asked_by(Instruction &end) {
+  Value *asked = nullptr;
+  if (auto *branch = dyn_cast<BranchInst>(&end);
+      branch && branch->isConditional() && branch->getSuccessor(0) != branch->getSuccessor(1))
+    asked = branch->getCondition();
+  else if (auto *choice = dyn_cast<SwitchInst>(&end))
+    asked = choice->getCondition();
+  return asked && isa<Instruction>(asked) ? asked : nullptr;
+}
+
+/// Branches and switches behind `block` that go by `asked`, or by a comparison of it.
+size_t questions(Value *asked, const BasicBlock &block, const DominatorTree &dt) {
+  auto asks = [&](User *user) {
+    return isa<BranchInst, SwitchInst>(user) && dt.dominates(&block, cast<Instruction>(user)->getParent());
   };
-  bool no = false;
-  for (BasicBlock *from : predecessors(&block)) {
-    const bool yes = on(if_true, from);
-    if (yes == on(if_false, from))
-      return false;
-    if (yes)
-      join.yes.insert(from);
-    no |= !yes;
+  size_t n = 0;
+  for (User *user : asked->users())
+    n += isa<ICmpInst>(user) ? size_t(count_if(user->users(), asks)) : size_t(asks(user));
+  return n;
+}
+
+/// The ways into `block`: those behind the first answer of `end` that has some of them for itself, and
+/// others.
+bool find_ways(BasicBlock &block, Instruction &end, const DominatorTree &dt, Join &join) {
+  if (any_of(predecessors(&block), [&](BasicBlock *from) { return dt.dominates(&block, from); }))
+    return false; // the head of a loop
+  for (BasicBlock *to : successors(&end)) {
+    const BasicBlockEdge answer(end.getParent(), to);
+    if (!answer.isSingleEdge())
+      continue;
+    auto behind = [&](BasicBlock *from) {
+      return from == answer.getStart() ? to == &block : dt.dominates(answer, from);
+    };
+    join.yes.clear();
+    for (BasicBlock *from : predecessors(&block))
+      if (behind(from))
+        join.yes.insert(from);
+    if (!join.yes.empty() && !all_of(predecessors(&block), behind))
+      return true;
   }
-  return no && !join.yes.empty();
+  return false;
 }
 
 bool find_join(Function &f, const DominatorTree &dt, size_t largest, Join &join) {
   for (BasicBlock *block : ReversePostOrderTraversal<Function *>(&f)) {
     const DomTreeNode *above = dt.getNode(block)->getIDom();
-    auto *branch = above ? dyn_cast<BranchInst>(above->getBlock()->getTerminator()) : nullptr;
-    if (!branch || !branch->isConditional() || branch->getSuccessor(0) == branch->getSuccessor(1) ||
-        !isa<Instruction>(branch->getCondition()) || !block->hasNPredecessorsOrMore(2))
+    Value *asked = above ? asked_by(*above->getBlock()->getTerminator()) : nullptr;
+    if (!asked || !block->hasNPredecessorsOrMore(2) || questions(asked, *block, dt) < least_questions)
       continue;
-    const auto questions = count_if(branch->getCondition()->users(), [&](User *user) {
-      auto *b = dyn_cast<BranchInst>(user);
-      return b && dt.dominates(block, b->getParent());
-    });
     join = {.block = block};
-    if (questions < least_questions || !find_ways(*block, *branch, dt, join))
+    if (!find_ways(*block, *above->getBlock()->getTerminator(), dt, join))
       continue;
     dt.getDescendants(block, join.region);
     size_t size = 0;

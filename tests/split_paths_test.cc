@@ -82,6 +82,61 @@ TEST(SplitPaths, EachAnswerGetsWhatFollows) {
             result.getIncomingValueForBlock(p.block("last")));
 }
 
+/// The same with three answers, as a switch and as comparisons.
+std::string chooses(bool one_way_for_each) {
+  return std::string(R"(
+declare void @use(i64)
+define i64 @f(i64 %packet, i64 %tag) {
+entry:
+  %type = and i64 %packet, 255
+  switch i64 %type, label %out [
+    i64 8, label %)") +
+         (one_way_for_each ? "join" : "plain") + R"(
+    i64 9, label %)" +
+         (one_way_for_each ? "tagged" : "plain") + R"(
+    i64 10, label %tagged
+  ]
+plain:
+  br label %join
+tagged:
+  call void @use(i64 %tag)
+  br label %join
+join:
+  %offset = phi i64 [ 18, %tagged ], [ 14, %)" +
+         (one_way_for_each ? "entry ], [ 15, %plain" : "plain") + R"( ]
+  switch i64 %type, label %out [
+    i64 8, label %rest
+    i64 9, label %again
+    i64 10, label %again
+  ]
+again:
+  call void @use(i64 %offset)
+  br label %rest
+rest:
+  %is = icmp eq i64 %type, 8
+  br i1 %is, label %out, label %last
+last:
+  br label %out
+out:
+  %result = phi i64 [ 0, %entry ], [ 1, %join ], [ %offset, %rest ], [ 2, %last ]
+  ret i64 %result
+})";
+}
+
+TEST(SplitPaths, AnswersOfASwitch) {
+  Parsed p(chooses(true));
+  ASSERT_TRUE(p.split());
+  ASSERT_TRUE(p.block("join.yes"));
+  EXPECT_EQ(p.block("join.yes")->getSinglePredecessor(), p.block("entry"));
+  EXPECT_TRUE(p.block("rest.yes"));
+}
+
+TEST(SplitPaths, AnswersThatShareAWayOfASwitchStayTogether) {
+  Parsed p(chooses(false));
+  ASSERT_TRUE(p.split()) << "10 has a way of its own";
+  EXPECT_EQ(p.block("join.yes")->getSinglePredecessor(), p.block("tagged"));
+}
+
 TEST(SplitPaths, OneQuestionIsNotEnough) {
   EXPECT_FALSE(Parsed(asks(1)).split());
   EXPECT_FALSE(Parsed(asks(0)).split());
