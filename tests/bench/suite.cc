@@ -354,9 +354,11 @@ Error Suite::write_results() {
 Error Suite::run() {
   if (!o_.keep.empty())
     return keep_code();
-  if (Error e = measure_all())
-    return e;
+  // First: its children would inherit what links in this process leave behind, TBB's belief in threads that
+  // they do not have.
   Error failed = o_.no_scaling ? Error::success() : scale();
+  if (Error e = measure_all())
+    return llvm::joinErrors(std::move(e), std::move(failed));
   if (Error e = write_results()) // what there is, is worth writing
     return llvm::joinErrors(std::move(e), std::move(failed));
   llvm::sys::fs::remove_directories(measured_folder());
