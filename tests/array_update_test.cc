@@ -8,6 +8,8 @@
 
 #include "llvm/Support/MemoryBuffer.h"
 
+#include <unistd.h>
+
 namespace ujit {
 namespace {
 
@@ -34,7 +36,7 @@ std::string ir_of(std::string_view map, const std::string &body, LinkOptions opt
   if (!c)
     return llvm::toString(c.takeError());
   c->pipeline.maps[0].special_fields = special_fields;
-  options.save_temps = testing::TempDir() + "array-update";
+  options.save_temps = testing::TempDir() + "array-update" + std::to_string(getpid());
   options.scratch = c->scratch;
   auto linked = link(c->pipeline, options);
   if (!linked)

@@ -7,6 +7,8 @@
 
 #include "llvm/Support/MemoryBuffer.h"
 
+#include <unistd.h>
+
 namespace ujit {
 namespace {
 
@@ -18,7 +20,7 @@ bool calls(const char *helper, const std::string &body, LinkOptions options = {}
     ADD_FAILURE() << llvm::toString(c.takeError());
     return false;
   }
-  options.save_temps = testing::TempDir() + "small-helper";
+  options.save_temps = testing::TempDir() + "small-helper" + std::to_string(getpid());
   auto linked = link(c->pipeline, options);
   EXPECT_TRUE(bool(linked)) << llvm::toString(linked.takeError());
   auto ir = llvm::MemoryBuffer::getFile(options.save_temps + "/partition0.3-optimised.ll");

@@ -94,7 +94,8 @@ entry:
          (one_way_for_each ? "join" : "plain") + R"(
     i64 9, label %)" +
          (one_way_for_each ? "tagged" : "plain") + R"(
-    i64 10, label %tagged
+    i64 10, label %tagged)" +
+         (one_way_for_each ? "\n    i64 11, label %plain" : "") + R"(
   ]
 plain:
   br label %join

@@ -27,13 +27,13 @@ struct pointing {
   struct task __attribute__((btf_type_tag("kptr"))) * task;
 };
 
-#define ARRAY(type)                                                                                          \
+#define ARRAY(name)                                                                                          \
   struct {                                                                                                   \
     __uint(type, BPF_MAP_TYPE_ARRAY);                                                                        \
     __uint(max_entries, 1);                                                                                  \
     __type(key, __u32);                                                                                      \
-    __type(value, struct type);                                                                              \
-  } type SEC(".maps")
+    __type(value, struct name);                                                                              \
+  } name SEC(".maps")
 ARRAY(plain);
 ARRAY(locked);
 ARRAY(nested);
