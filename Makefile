@@ -7,7 +7,7 @@
 # make fuzz-parsers [FUZZ_MINUTES=30]   libFuzzer on what reads outside bytes, so many minutes of CPU time each:
 #             instructions, objects, images, manifests, other texts
 # make check-sanitizers   the whole suite under ASan and UBSan, and under TSan
-# make check-vectors   the kernel's own test vectors, out of Debian's linux-source-6.1
+# make check-vectors   the kernel's own test vectors, out of Debian's linux-source-6.1; a part of make check
 # make check-kernel [KERNEL=6.1|6.12|all] [FILTER=...]   the tests that concern a kernel, in Debian's stock kernels under QEMU
 # make check-kernel MANIFEST=x.ujit.yaml PACKETS=y.pcap [MAPS=seed.json] [CONTEXTS=c.json] [KERNEL=...]   a pipeline there:
 #             original against installed (docs/check-kernel.md)
@@ -62,7 +62,7 @@ fuzz-parsers: deps
 	@cmake --preset debug >/dev/null && cmake --build build-debug --target decode_fuzz object_fuzz image_fuzz manifest_fuzz text_fuzz
 	@tests/fuzz/run.sh $(BUILD) build-debug $(FUZZ_MINUTES)
 
-# A stage of its own: two builds and two runs of the suite, an hour or so on two CPUs
+# A stage of its own: two builds and two runs of the suite
 check-sanitizers: PACKAGES += $(SANITIZER_PACKAGES)
 check-sanitizers: deps
 	@for preset in debug tsan; do cmake --preset $$preset >/dev/null && cmake --build build-$$preset || exit 1; done

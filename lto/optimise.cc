@@ -68,15 +68,12 @@ void initialise_llvm() {
     InitializeNativeTargetDisassembler();
     // Constant hoisting cost time and gave nothing; branch optimisations would join what was split for its
     // length; the search for negations to move up does not always end (tests/cases/loop-negated-and-shifted).
-    // Value numbering is to move up no load together with the one behind another branch: one load would have
-    // stood for two, with the place of one of them, which then seems to be made again (single_fetch.h).
     // Moving conditions to mask registers takes the square of a function's length, and none ever is. Loops of
     // few rounds may become long (docs/design.md, "Loops").
     const char *args[] = {"ujit-lto",
                           "-disable-constant-hoisting",
                           "-disable-cgp-branch-opts",
                           "-instcombine-negator-enabled=0",
-                          "-gvn-max-num-insns=1",
                           "-disable-x86-domain-reassignment",
                           "-unroll-threshold-aggressive=800"};
     cl::ParseCommandLineOptions(int(std::size(args)), args, "", &nulls());
@@ -214,7 +211,9 @@ FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
     fpm.addPass(SimplifyCFGPass(cfg_options()));
     if (options.forward_state) {
       fpm.addPass(CarryConstantsPass());
-      fpm.addPass(GVNPass(GVNOptions().setMemDep(false))); // of loads, early CSE does enough
+      // Of loads, early CSE does enough. And moved up together with one behind another branch, a load stands
+      // for both with the place of one, which then seems to be made again (single_fetch.h).
+      fpm.addPass(GVNPass(GVNOptions().setMemDep(false)));
       fpm.addPass(DSEPass());
     }
     if (options.conditions) {

@@ -1,7 +1,6 @@
 // Which images have jump tables: those of the embedded kernel.
-#include "kernel-iface/image/elf.h"
 #include "lto/link.h"
-#include "lto/machine_code.h"
+#include "tests/machine_steps.h"
 #include "tests/paths.h"
 #include "tests/support/case_file.h"
 
@@ -22,21 +21,8 @@ size_t indirect_jumps(LinkOptions options) {
     ADD_FAILURE() << llvm::toString(linked.takeError());
     return 0;
   }
-  auto object = read_elf(linked->image.object);
-  EXPECT_TRUE(bool(object)) << llvm::toString(object.takeError());
-  llvm::ArrayRef<uint8_t> code = object->sections[object->find_section(".text")].contents;
-  size_t n = 0;
-  MachineDecoder decoder;
-  for (uint64_t at = 0; at < code.size();) {
-    auto step = decoder.decode(code.drop_front(at), at);
-    if (!step) {
-      ADD_FAILURE() << "no machine instruction at " << at;
-      break;
-    }
-    n += step->branch && step->ends && !step->target;
-    at += step->size;
-  }
-  return n;
+  return count_steps(linked->image.object,
+                     [](const MachineStep &s) { return s.branch && s.ends && !s.target; });
 }
 
 TEST(JumpTables, AreInImagesOfTheEmbeddedKernel) {

@@ -1,12 +1,11 @@
 // Which code uses vector registers: loops in a process, nothing in a kernel; and what a loop over words is
 // made of.
-#include "kernel-iface/image/elf.h"
 #include "lto/image.h"
 #include "lto/link.h"
-#include "lto/machine_code.h"
 #include "lto/native_image.h"
 #include "lto/optimise.h"
 #include "lto/single_fetch.h"
+#include "tests/machine_steps.h"
 #include "tests/support/case_file.h"
 
 #include "gtest/gtest.h"
@@ -49,21 +48,7 @@ size_t vectors_in(const std::string &text, const LinkOptions &options) {
     ADD_FAILURE() << llvm::toString(linked.takeError());
     return 0;
   }
-  auto object = read_elf(linked->image.object);
-  EXPECT_TRUE(bool(object)) << llvm::toString(object.takeError());
-  llvm::ArrayRef<uint8_t> code = object->sections[object->find_section(".text")].contents;
-  size_t n = 0;
-  MachineDecoder decoder;
-  for (uint64_t at = 0; at < code.size();) {
-    auto step = decoder.decode(code.drop_front(at), at);
-    if (!step) {
-      ADD_FAILURE() << "no machine instruction at " << at;
-      break;
-    }
-    n += step->vectors;
-    at += step->size;
-  }
-  return n;
+  return count_steps(linked->image.object, [](const MachineStep &s) { return s.vectors; });
 }
 
 LinkOptions without(const std::string &optimisation) {

@@ -128,18 +128,14 @@ private:
   /// Whether an array's elements lie where code of ours writes them.
   bool in_memory() {
     std::vector<Value> elements;
-    bpf_map_info info{};
-    uint32_t size = sizeof info;
-    if (!contents(elements) || bpf_obj_get_info_by_fd(map_.get(), &info, &size) != 0)
+    if (!contents(elements))
       return false;
-    const uint32_t ids[] = {info.id};
-    Expected<std::vector<map_record>> records = reader_.maps(ids);
-    if (!records) {
-      llvm::consumeError(records.takeError());
+    Expected<map_record> record = reader_.map(map_.get());
+    if (!record) {
+      llvm::consumeError(record.takeError());
       return false;
     }
-    auto record = std::ranges::find(*records, info.id, &map_record::id);
-    if (record == records->end() || record->special_fields)
+    if (record->special_fields)
       return false;
     std::vector<uint8_t> memory(entries * array_stride(value_size));
     const KernelRange range[] = {{record->address + array_value_, memory}};

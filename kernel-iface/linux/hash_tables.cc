@@ -8,9 +8,10 @@
 //   choice of the bucket, chains and the marks they end with, place of key and value. One key that is found
 //   and should not be, or not found and should be, and the kernel is not known.
 //
-//   What readers have to observe beside (RCU alone, no lock, no counter, restart behind a wrong mark) no table
-//   at rest shows. It has been the same from 4.11 on, and was read in the sources (sources_were_read()). Point
-//   releases of those kernels may differ in layout, which the first two ways see; no later kernel is taken.
+//   What readers have to observe beside (RCU alone, no lock, no counter, restart behind a wrong mark) no
+//   table at rest shows. It has been the same from 4.11 on, and was read in the sources
+//   (sources_were_read()). Point releases of those kernels may differ in layout, which the first two ways
+//   see; no later kernel is taken.
 #include "kernel-iface/linux/hash_tables.h"
 
 #include "kernel-iface/embedded/jhash.h"
@@ -83,19 +84,12 @@ private:
   static uint64_t value_of(uint32_t n) { return 0x1122334455660000 + n; }
 
   bool find_table() {
-    bpf_map_info info{};
-    uint32_t size = sizeof info;
-    if (bpf_obj_get_info_by_fd(map_.get(), &info, &size) != 0)
-      return false;
-    const uint32_t ids[] = {info.id};
-    Expected<std::vector<map_record>> records = reader_.maps(ids);
-    if (!records) {
-      llvm::consumeError(records.takeError());
+    Expected<map_record> record = reader_.map(map_.get());
+    if (!record) {
+      llvm::consumeError(record.takeError());
       return false;
     }
-    for (const map_record &r : *records)
-      if (r.id == info.id)
-        record_ = r;
+    record_ = *record;
     return record_.buckets && record_.bucket_count == entries;
   }
 

@@ -178,6 +178,21 @@ Expected<std::vector<map_record>> KernelReader::maps(std::span<const uint32_t> i
   return state_->records<map_record>("show_map");
 }
 
+Expected<map_record> KernelReader::map(int fd) {
+  bpf_map_info info{};
+  uint32_t size = sizeof info;
+  if (bpf_obj_get_info_by_fd(fd, &info, &size) != 0)
+    return unsupported(std::string("the kernel says nothing of a map: ") + std::strerror(errno)).error();
+  const uint32_t ids[] = {info.id};
+  Expected<std::vector<map_record>> records = maps(ids);
+  if (!records)
+    return records.takeError();
+  for (const map_record &r : *records)
+    if (r.id == info.id)
+      return r;
+  return unsupported("the kernel does not list a map that there is").error();
+}
+
 Expected<std::vector<link_record>> KernelReader::links() { return state_->records<link_record>("show_link"); }
 
 Expected<std::vector<symbol_record>> KernelReader::symbols(std::span<const uint64_t> addresses,

@@ -37,6 +37,8 @@ public:
   // Each of these tells of all ids that this reader was ever asked for, as far as they exist, in no order.
   Expected<std::vector<ProgramInKernel>> programs(std::span<const uint32_t> ids);
   Expected<std::vector<map_record>> maps(std::span<const uint32_t> ids);
+  /// That of the one map behind `fd`.
+  Expected<map_record> map(int fd);
   /// Tracing links (fentry, fexit, fmod_ret, freplace) whose target is one of the programs asked for.
   Expected<std::vector<link_record>> links();
 
