@@ -7,7 +7,7 @@
 namespace ujit {
 
 std::string Attacher::load(const char *program, int target, const char *function) {
-  object_.reset(bpf_object__open((binary_dir + "/tests/attach.bpf.o").c_str()));
+  object_.reset(bpf_object__open((binary_dir() + "/tests/attach.bpf.o").c_str()));
   if (!object_)
     return "attach.bpf.o cannot be read";
   for (bpf_program *p = nullptr; (p = bpf_object__next_program(object_.get(), p));)

@@ -93,7 +93,7 @@ TEST(Contexts, WrongOnesAreRefused) {
 
 TEST(MapSizes, ComeFromTheManifest) {
   auto load = [](const std::string &maps) -> std::string {
-    auto manifest = parse_manifest("ujit-lto: 1\nobjects: [ { path: " + binary_dir +
+    auto manifest = parse_manifest("ujit-lto: 1\nobjects: [ { path: " + binary_dir() +
                                        "/tests/install_tc.bpf.o } ]\nmaps: [ " + maps + " ]\n",
                                    "m");
     auto pipeline = load_pipeline(llvm::cantFail(std::move(manifest)));

@@ -76,7 +76,7 @@ protected:
 
   bool is_xdp() const { return GetParam().type() == ProgType::xdp; }
   std::string object_file() const {
-    return binary_dir + "/tests/install_" + (is_xdp() ? "xdp" : "tc") + ".bpf.o";
+    return binary_dir() + "/tests/install_" + (is_xdp() ? "xdp" : "tc") + ".bpf.o";
   }
   static std::string folder() { return std::string("/sys/fs/bpf/ujit-lto/") + name; }
 

@@ -71,7 +71,7 @@ TEST(IsaTable, EveryFieldSurvivesTheRoundTripAtItsLimits) {
 }
 
 TEST(IsaTable, EveryRowHasACase) {
-  auto files = find_cases(source_dir + "/tests/cases");
+  auto files = find_cases(source_dir() + "/tests/cases");
   ASSERT_TRUE(bool(files)) << llvm::toString(files.takeError());
   std::set<const InsnRow *> covered;
   for (const std::string &file : *files) {

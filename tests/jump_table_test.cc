@@ -11,7 +11,7 @@ namespace {
 
 /// Jumps of which the code does not say where they go, in the image of a case with dense switches.
 size_t indirect_jumps(LinkOptions options) {
-  auto c = read_case(source_dir + "/tests/cases/dense-switch.case");
+  auto c = read_case(source_dir() + "/tests/cases/dense-switch.case");
   if (!c) {
     ADD_FAILURE() << llvm::toString(c.takeError());
     return 0;

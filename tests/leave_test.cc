@@ -121,7 +121,7 @@ std::vector<std::string> check_case_leaving(const Case &c, Total &total) {
 }
 
 TEST(Leaving, CasesAgree) {
-  auto files = find_cases(source_dir + "/tests/cases");
+  auto files = find_cases(source_dir() + "/tests/cases");
   ASSERT_TRUE(bool(files));
   Total total;
   for (const std::string &path : *files) {
@@ -174,8 +174,8 @@ TEST(Leaving, GeneratedPipelinesAgree) {
 class LeavingEdgeLb : public testing::TestWithParam<const char *> {};
 
 TEST_P(LeavingEdgeLb, Agrees) {
-  const std::string path = binary_dir + "/edge-lb/" + GetParam() + ".ujit.yaml";
-  const std::string pcap = binary_dir + "/edge-lb/edge-lb.pcap";
+  const std::string path = binary_dir() + "/edge-lb/" + GetParam() + ".ujit.yaml";
+  const std::string pcap = binary_dir() + "/edge-lb/edge-lb.pcap";
   if (!std::filesystem::exists(path) || !std::filesystem::exists(pcap))
     GTEST_SKIP() << path << " is not built";
   auto manifest = read_manifest(path);

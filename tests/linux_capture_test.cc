@@ -173,7 +173,7 @@ TEST_F(LinuxCapture, Subprograms) {
 
 TEST_F(LinuxCapture, ExampleDatapath) {
   for (const char *name : {"edge_lb_xdp", "edge_lb_tc"}) {
-    Expected<Object> object = read_object_file(binary_dir + "/edge-lb/" + name + ".bpf.o");
+    Expected<Object> object = read_object_file(binary_dir() + "/edge-lb/" + name + ".bpf.o");
     if (!object) {
       llvm::consumeError(object.takeError());
       GTEST_SKIP() << "the example is not built";
@@ -248,7 +248,7 @@ struct AttachObject {
 
   /// Loads `target`, and `name` for a function of it. Returns why not.
   std::string load(const char *name, const char *function) {
-    target.reset(bpf_object__open((binary_dir + "/tests/attach.bpf.o").c_str()));
+    target.reset(bpf_object__open((binary_dir() + "/tests/attach.bpf.o").c_str()));
     for (bpf_program *p = nullptr; target && (p = bpf_object__next_program(target.get(), p));)
       bpf_program__set_autoload(p, strcmp(bpf_program__name(p), "target") == 0);
     if (!target || bpf_object__load(target.get()) != 0)

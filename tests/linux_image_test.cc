@@ -29,7 +29,7 @@ TEST(LinuxImage, TwoLoadsOfOneAreRefused) {
       GTEST_SKIP() << needed->name << ": " << needed->reason;
   const Manifest manifest =
       llvm::cantFail(parse_manifest("ujit-lto: 1\nname: test\nentries: [ entry ]\nobjects: [ { path: \"" +
-                                        binary_dir + "/tests/install_xdp.bpf.o\" } ]\n",
+                                        binary_dir() + "/tests/install_xdp.bpf.o\" } ]\n",
                                     "test.ujit.yaml"));
   auto linked = install_dry_run(manifest, {});
   ASSERT_TRUE(bool(linked)) << llvm::toString(linked.takeError());

@@ -29,7 +29,7 @@ std::string output_of(const std::string &command) {
   pclose(pipe);
   return out;
 }
-std::string tool(const std::string &arguments) { return output_of(binary_dir + "/ujit-lto " + arguments); }
+std::string tool(const std::string &arguments) { return output_of(binary_dir() + "/ujit-lto " + arguments); }
 void expect_in(const std::string &text, std::initializer_list<const char *> parts) {
   for (const char *part : parts)
     EXPECT_NE(text.find(part), std::string::npos) << "no '" << part << "' in\n" << text;
@@ -164,7 +164,7 @@ TEST_P(LinuxInstallOnce, StackDumpsGoThrough) {
     int64_t bytes;
     uint64_t addresses[32];
   } stack{};
-  const std::string path = binary_dir + "/tests/stack.bpf.o";
+  const std::string path = binary_dir() + "/tests/stack.bpf.o";
   std::unique_ptr<bpf_object, decltype(&bpf_object__close)> object(bpf_object__open(path.c_str()),
                                                                    bpf_object__close);
   ASSERT_TRUE(object && bpf_object__load(object.get()) == 0) << std::strerror(errno);
@@ -225,7 +225,7 @@ TEST_P(LinuxInstallOnce, StackDumpsGoThrough) {
   expect_in(explained, {print_frames(place.frames, "    ").c_str()});
   expect_in(tool(llvm::formatv("symbolize -r 0x{0:x-}", in_image)),
             {print_frames(place.frames).c_str(), "exit 0"});
-  expect_in(output_of("printf '%s' '" + dump + "' | " + binary_dir + "/ujit-lto symbolize -"),
+  expect_in(output_of("printf '%s' '" + dump + "' | " + binary_dir() + "/ujit-lto symbolize -"),
             {"leaf_rewrite: insn "});
   expect_in(tool("symbolize 0xffffffff81000000"), {"no module of an installation has address", "exit 1"});
   expect_in(tool("symbolize 'x+0x1 [ujit_0123456789abcdef]'"), {"no installation has a module", "exit 1"});
@@ -238,10 +238,10 @@ TEST(LinuxTour, ReadmeIntoAKernel) {
   static const ModuleKernel kernel = llvm::cantFail(read_module_kernel());
   if (!kernel.refusal.empty())
     GTEST_SKIP() << "no modules here: " << kernel.refusal;
-  if (access((source_dir + "/README.md").c_str(), R_OK) != 0)
+  if (access((source_dir() + "/README.md").c_str(), R_OK) != 0)
     GTEST_SKIP() << "no README.md here";
   const std::string text =
-      output_of("bash " + source_dir + "/tests/guest/tour " + binary_dir + " " + source_dir + "/README.md");
+      output_of("bash " + source_dir() + "/tests/guest/tour " + binary_dir() + " " + source_dir() + "/README.md");
   EXPECT_TRUE(StringRef(text).ends_with("exit 0\n")) << text;
 }
 

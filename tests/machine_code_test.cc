@@ -37,7 +37,7 @@ class EdgeLb : public testing::TestWithParam<std::tuple<const char *, PlanOption
 
 TEST_P(EdgeLb, FetchesOnce) {
   auto [name, mode] = GetParam();
-  const std::string path = binary_dir + "/edge-lb/" + name + ".ujit.yaml";
+  const std::string path = binary_dir() + "/edge-lb/" + name + ".ujit.yaml";
   if (!std::filesystem::exists(path))
     GTEST_SKIP() << path << " is not built";
   auto manifest = read_manifest(path);
@@ -61,7 +61,7 @@ INSTANTIATE_TEST_SUITE_P(SingleFetch, EdgeLb,
                                           testing::Values(PlanOptions::fused, PlanOptions::chain)));
 
 TEST(SingleFetch, LoadsThatMoveUp) {
-  auto c = read_case(source_dir + "/tests/cases/packet-load-moved-up.case");
+  auto c = read_case(source_dir() + "/tests/cases/packet-load-moved-up.case");
   ASSERT_TRUE(bool(c)) << llvm::toString(c.takeError());
   auto linked = link(c->pipeline, {});
   ASSERT_TRUE(bool(linked)) << llvm::toString(linked.takeError());

@@ -35,7 +35,7 @@ std::string test_name(const std::string &path) {
 }
 
 const bool registered = [] {
-  auto files = find_cases(source_dir + "/tests/cases");
+  auto files = find_cases(source_dir() + "/tests/cases");
   if (!files) {
     llvm::consumeError(files.takeError());
     return false;

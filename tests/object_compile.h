@@ -32,7 +32,7 @@ inline std::optional<std::vector<uint8_t>> compile_bpf(const std::string &name,
   llvm::SmallString<64> out;
   if (!program || llvm::sys::fs::createTemporaryFile("ujit-test", "o", out))
     return result;
-  std::string source = source_dir + "/tests/bpf/" + name + ".bpf.c";
+  std::string source = source_dir() + "/tests/bpf/" + name + ".bpf.c";
   std::vector<llvm::StringRef> args = {
       *program, "-target", "bpf", "-g", "-O2", "-I/usr/include/x86_64-linux-gnu", "-c", source, "-o", out};
   args.insert(args.end(), flags.begin(), flags.end());

@@ -2,7 +2,7 @@
 
 namespace ujit {
 
-const std::string source_dir = UJIT_SOURCE_DIR;
-const std::string binary_dir = UJIT_BINARY_DIR;
+std::string source_dir() { return UJIT_SOURCE_DIR; }
+std::string binary_dir() { return UJIT_BINARY_DIR; }
 
 } // namespace ujit
