@@ -134,7 +134,8 @@ private:
     BasicBlock *bb = block("failed");
     IRBuilder<>::InsertPointGuard guard(b_);
     b_.SetInsertPoint(bb);
-    b_.CreateAlignedStore(b_.CreateAdd(count(), b_.getInt64(1)), count_variable(), Align(8));
+    Value *variable = count_variable();
+    b_.CreateAlignedStore(b_.CreateAdd(count(), b_.getInt64(1)), variable, Align(8));
     b_.CreateBr(behind_);
     return bb;
   }
@@ -144,7 +145,8 @@ private:
       return in_.plan.count_cell ? count_argument() : PoisonValue::get(b_.getInt64Ty());
     if (!in_.plan.count_cell)
       return b_.CreateAdd(count(), b_.getInt64(1));
-    b_.CreateAlignedStore(b_.CreateAdd(count(), b_.getInt64(1)), count_cell(), Align(8));
+    Value *variable = count_cell();
+    b_.CreateAlignedStore(b_.CreateAdd(count(), b_.getInt64(1)), variable, Align(8));
     return count_argument();
   }
 
@@ -236,13 +238,15 @@ private:
     if (std::optional<OperandBundleUse> live = marker_->getOperandBundle(live_bundle))
       for (size_t i = 0; i + 1 < live->Inputs.size(); i += 2) {
         const uint64_t offset = cast<ConstantInt>(live->Inputs[i])->getZExtValue();
-        b_.CreateAlignedStore(sink(live->Inputs[i + 1]), field(offset), Align(1));
+        Value *target = field(offset);
+        b_.CreateAlignedStore(sink(live->Inputs[i + 1]), target, Align(1));
       }
     if (counted_) {
       Value *count = this->count();
       if (in_.plan.count_failed) // it will have failed when it comes back
         count = b_.CreateAdd(count, b_.getInt64(1));
-      b_.CreateAlignedStore(b_.CreateTrunc(count, b_.getInt32Ty()), field(leave_count_offset), Align(4));
+      Value *target = field(leave_count_offset);
+      b_.CreateAlignedStore(b_.CreateTrunc(count, b_.getInt32Ty()), target, Align(4));
     }
     const uint64_t point = uint64_t(in_.leave->point_of(program_, insn_)) << 32;
     Value *code = b_.CreateOr(code_, b_.CreateOr(b_.CreateZExt(index_, b_.getInt64Ty()), point));

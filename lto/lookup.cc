@@ -118,8 +118,10 @@ private:
   /// in a kernel.
   Value *on_this_cpu(Value *values) {
     Type *i64 = b_.getInt64Ty();
-    if (in_kernel_)
-      return b_.CreateIntToPtr(b_.CreateAdd(relaxed_load(i64, values), this_cpu_offset(b_)), b_.getPtrTy());
+    if (in_kernel_) {
+      Value *offset = this_cpu_offset(b_);
+      return b_.CreateIntToPtr(b_.CreateAdd(relaxed_load(i64, values), offset), b_.getPtrTy());
+    }
     Value *cpu = invariant_load(i64, symbol("ujit.cpu"));
     return b_.CreateInBoundsGEP(b_.getInt8Ty(), values,
                                 b_.CreateMul(cpu, b_.getInt64(array_stride(map_.value_size))));
@@ -159,8 +161,8 @@ private:
     for (uint32_t done = 0; done < size;) {
       const uint32_t n = std::bit_floor(size - done);
       Type *part = b_.getIntNTy(8 * n);
-      compare_or(relaxed_load(part, at(in_table, done)), b_.CreateTrunc(b_.CreateLShr(word, 8 * done), part),
-                 otherwise);
+      Value *wanted = b_.CreateTrunc(b_.CreateLShr(word, 8 * done), part);
+      compare_or(relaxed_load(part, at(in_table, done)), wanted, otherwise);
       done += n;
     }
   }
@@ -197,7 +199,8 @@ private:
     for (; rest > 12; rest -= 12, i += 3) {
       take(i);
       auto mix = [&](Value *&x, Value *&y, Value *&z, unsigned by) {
-        x = b_.CreateXor(b_.CreateSub(x, z), rotate(z, by));
+        Value *turned = rotate(z, by);
+        x = b_.CreateXor(b_.CreateSub(x, z), turned);
         z = b_.CreateAdd(z, y);
       };
       mix(a, b, c, 4);
@@ -209,7 +212,8 @@ private:
     }
     take(i);
     auto final = [&](Value *&x, Value *y, unsigned by) {
-      x = b_.CreateSub(b_.CreateXor(x, y), rotate(y, by));
+      Value *turned = rotate(y, by);
+      x = b_.CreateSub(b_.CreateXor(x, y), turned);
     };
     final(c, b, 14);
     final(a, c, 11);

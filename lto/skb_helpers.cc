@@ -150,8 +150,10 @@ private:
   }
   Value *at(Value *base, uint64_t offset) { return b_.CreateConstGEP1_64(b_.getInt8Ty(), base, offset); }
   void copy(Value *to, MDNode *to_tag, Value *from, MDNode *from_tag, uint64_t length) {
-    for_each_word(length,
-                  [&](uint64_t i, unsigned n) { store(load(at(from, i), n, from_tag), at(to, i), to_tag); });
+    for_each_word(length, [&](uint64_t i, unsigned n) {
+      Value *target = at(to, i);
+      store(load(at(from, i), n, from_tag), target, to_tag);
+    });
   }
 
   /// A buffer in the frame would have to stay in memory for the sake of the call: that gets one of its own.
@@ -254,8 +256,8 @@ private:
   Value *low(Value *v, unsigned bits) { return b_.CreateTrunc(v, b_.getIntNTy(bits)); }
   Value *add32(Value *a, Value *b) {
     Value *pair = b_.CreateIntrinsic(Intrinsic::uadd_with_overflow, {b_.getInt32Ty()}, {a, b});
-    return b_.CreateAdd(b_.CreateExtractValue(pair, 0),
-                        b_.CreateZExt(b_.CreateExtractValue(pair, 1), b_.getInt32Ty()));
+    Value *carry = b_.CreateZExt(b_.CreateExtractValue(pair, 1), b_.getInt32Ty());
+    return b_.CreateAdd(b_.CreateExtractValue(pair, 0), carry);
   }
   /// The upper half of the sum with its own rotation has both halves and their carry.
   Value *fold_and_invert(Value *sum) {
@@ -277,7 +279,8 @@ private:
   /// csum_replace2(), which has 16 bits throughout.
   Value *replaced_half(Value *old) {
     auto wide = [&](Value *v) { return b_.CreateZExt(v, b_.getInt32Ty()); };
-    Value *sum = b_.CreateAdd(wide(b_.CreateNot(old)), wide(b_.CreateNot(low(arg(2), 16))));
+    Value *without = wide(b_.CreateNot(low(arg(2), 16)));
+    Value *sum = b_.CreateAdd(wide(b_.CreateNot(old)), without);
     return fold_and_invert(b_.CreateAdd(sum, wide(low(arg(3), 16))));
   }
 

@@ -119,7 +119,6 @@ struct Outcome {
   uint32_t value = 0;
   Bytes packet, metadata;
   std::vector<uint64_t> out;
-  friend bool operator==(const Outcome &, const Outcome &) = default;
 };
 
 /// Where the embedded kernel differs, by field; empty if nowhere.

@@ -1,7 +1,7 @@
 // Which sanitizers a test is built with, for what cannot hold under them: UJIT_ASAN, UJIT_TSAN.
 #pragma once
 
-#ifdef __has_feature // clang
+#ifdef __clang__ // LLVM's headers define __has_feature for every compiler
 #define UJIT_ASAN __has_feature(address_sanitizer)
 #define UJIT_TSAN __has_feature(thread_sanitizer)
 #else

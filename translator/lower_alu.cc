@@ -19,7 +19,8 @@ Value *Lowering::alu(Op op, Value *a, Value *b) {
   // Signed division by -1 is a negation: INT_MIN / -1 stays INT_MIN, and its remainder is 0.
   auto is_minus_one = [&] { return builder_.CreateICmpEQ(b, ConstantInt::getAllOnesValue(type)); };
   auto signed_divisor = [&] {
-    return builder_.CreateSelect(builder_.CreateOr(is_zero(), is_minus_one()), number(1), b);
+    Value *minus_one = is_minus_one();
+    return builder_.CreateSelect(builder_.CreateOr(is_zero(), minus_one), number(1), b);
   };
   switch (op) {
   case Op::add: return builder_.CreateAdd(a, b);
@@ -32,11 +33,18 @@ Value *Lowering::alu(Op op, Value *a, Value *b) {
   case Op::rsh: return builder_.CreateLShr(a, shift_count());
   case Op::arsh: return builder_.CreateAShr(a, shift_count());
   case Op::neg: return builder_.CreateNeg(a);
-  case Op::div: return builder_.CreateSelect(is_zero(), number(0), builder_.CreateUDiv(a, divisor()));
-  case Op::mod: return builder_.CreateSelect(is_zero(), a, builder_.CreateURem(a, divisor()));
+  case Op::div: {
+    Value *q = builder_.CreateUDiv(a, divisor());
+    return builder_.CreateSelect(is_zero(), number(0), q);
+  }
+  case Op::mod: {
+    Value *r = builder_.CreateURem(a, divisor());
+    return builder_.CreateSelect(is_zero(), a, r);
+  }
   case Op::sdiv: {
     Value *q = builder_.CreateSDiv(a, signed_divisor());
-    q = builder_.CreateSelect(is_minus_one(), builder_.CreateNeg(a), q);
+    Value *negated = builder_.CreateNeg(a);
+    q = builder_.CreateSelect(is_minus_one(), negated, q);
     return builder_.CreateSelect(is_zero(), number(0), q);
   }
   case Op::smod: {

@@ -75,9 +75,10 @@ bool Lowering::lower_checksum_difference(uint32_t slot) {
   Value *seed = builder_.CreateTrunc(as_int(5), i32), *sum = seed;
   if (*new_size)
     sum = fold(builder_.CreateAdd(wide(seed), new_sum));
-  if (*old_size && *new_size)
-    sum = fold(builder_.CreateAdd(wide(sum), wide(builder_.CreateNot(fold(old_sum)))));
-  else if (*old_size)
+  if (*old_size && *new_size) {
+    Value *without = wide(builder_.CreateNot(fold(old_sum)));
+    sum = fold(builder_.CreateAdd(wide(sum), without));
+  } else if (*old_size)
     sum = builder_.CreateNot(fold(builder_.CreateAdd(wide(builder_.CreateNot(seed)), old_sum)));
   Value *turned = builder_.CreateIntrinsic(Intrinsic::fshl, {i32}, {sum, sum, builder_.getInt32(16)});
   clobber_call(wide(builder_.CreateLShr(builder_.CreateAdd(sum, turned), 16)));
@@ -117,7 +118,8 @@ bool Lowering::lower_packet_copy(uint32_t slot) {
     at += bytes;
   }
   Value *offset = builder_.CreateZExt(builder_.CreateTrunc(as_int(2), builder_.getInt32Ty()), i64());
-  Value *have = builder_.CreateSub(builder_.CreatePtrToInt(end, i64()), builder_.CreatePtrToInt(data, i64()));
+  Value *start = builder_.CreatePtrToInt(data, i64());
+  Value *have = builder_.CreateSub(builder_.CreatePtrToInt(end, i64()), start);
   Value *inside = builder_.CreateICmpULE(builder_.CreateAdd(offset, builder_.getInt64(*size)), have);
   auto block = [&](const char *name) { return BasicBlock::Create(p_.context(), name, function_); };
   BasicBlock *copy = block("copy"), *clear = block("clear"), *done = block("copied");

@@ -13,5 +13,25 @@ for build; do
   read -r passed _ bad _ skipped _ <<<"$(tail -n 1 "$build/summary.log")"
   passed_sum=$((passed_sum + passed)) failed_sum=$((failed_sum + bad)) skipped_sum=$((skipped_sum + skipped))
 done
+
+# The compiler of ujit-lto leaves no trace in what ujit-lto makes: the first of the builds is clang's, the other GCC's.
+first=$1
+shift
+same_image() {
+  for build in "$first" "$1"; do
+    "$build/ujit-lto" link --no-debug -o "$build/same.ujit.o" "$2" >/dev/null || return 1
+  done
+  cmp "$first/same.ujit.o" "$1/same.ujit.o"
+}
+for build; do
+  for manifest in "$first"/edge-lb/*.ujit.yaml; do
+    if same_image "$build" "$manifest"; then
+      passed_sum=$((passed_sum + 1))
+    else
+      echo "FAILED  $build/ujit-lto makes another image of $manifest than $first/ujit-lto"
+      failed=1 failed_sum=$((failed_sum + 1))
+    fi
+  done
+done
 echo "$passed_sum passed, $failed_sum failed, $skipped_sum skipped"
 exit $failed
