@@ -21,7 +21,9 @@ namespace ujit {
 using namespace llvm;
 
 std::string entry_symbol(const Program &program) { return "ujit.entry." + program.name; }
-std::string chain_symbol(const Program &program) { return "ujit.chain." + program.name; }
+static constexpr StringRef chain_prefix = "ujit.chain.";
+std::string chain_symbol(const Program &program) { return (chain_prefix + program.name).str(); }
+bool is_chain_copy(const Function &f) { return f.getName().starts_with(chain_prefix); }
 
 FunctionType *program_type(LLVMContext &context, bool leaving) {
   Type *ptr = PointerType::get(context, 0);
@@ -185,13 +187,13 @@ private:
         for (Instruction &i : b) {
           auto *c = dyn_cast<CallInst>(&i);
           Function *callee = c ? c->getCalledFunction() : nullptr;
-          if (!callee || callee->isDeclaration() || callee->getName().starts_with("ujit.chain."))
+          if (!callee || callee->isDeclaration() || is_chain_copy(*callee))
             continue;
           Function *&clone = done[callee];
           if (!clone) {
             ValueToValueMapTy map;
             clone = CloneFunction(callee, map);
-            clone->setName("ujit.chain." + callee->getName());
+            clone->setName(chain_prefix + callee->getName());
             work.push_back(clone);
           }
           c->setCalledFunction(clone);

@@ -8,6 +8,7 @@
 // and the seed come from the instance. The mask behind the hash bounds the index under speculation too.
 #include "lto/lookup.h"
 
+#include "lto/fuse.h"
 #include "translator/hash_layout.h"
 #include "translator/instance.h"
 #include "translator/kernel.h"
@@ -272,8 +273,9 @@ std::vector<Function *> expand_lookups(Module &module, const Pipeline &pipeline)
     size_t others = 0;
     for (User *u : f.users()) {
       auto *call = cast<CallInst>(u);
-      const bool small = call->getFunction()->hasFnAttribute(Attribute::Cold) ||
-                         call->getFunction()->hasFnAttribute(huge_attribute);
+      const Function &caller = *call->getFunction();
+      const bool small = caller.hasFnAttribute(Attribute::Cold) || caller.hasFnAttribute(huge_attribute) ||
+                         is_chain_copy(caller);
       if (small)
         ++others;
       else

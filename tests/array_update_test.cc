@@ -1,14 +1,10 @@
 // Updates of array elements that become stores (translator/lower_array.cc): that they do, what the stores
 // are, and where they stay calls. What they do is in tests/cases/array-update*.case, against the calls and
 // the running kernel.
-#include "lto/link.h"
+#include "tests/optimised_ir.h"
 #include "tests/support/case_file.h"
 
 #include "gtest/gtest.h"
-
-#include "llvm/Support/MemoryBuffer.h"
-
-#include <unistd.h>
 
 namespace ujit {
 namespace {
@@ -36,21 +32,10 @@ std::string ir_of(std::string_view map, const std::string &body, LinkOptions opt
   if (!c)
     return llvm::toString(c.takeError());
   c->pipeline.maps[0].special_fields = special_fields;
-  options.save_temps = testing::TempDir() + "array-update" + std::to_string(getpid());
   options.scratch = c->scratch;
-  auto linked = link(c->pipeline, options);
-  if (!linked)
-    return llvm::toString(linked.takeError());
-  auto ir = llvm::MemoryBuffer::getFile(options.save_temps + "/partition0.3-optimised.ll");
-  return ir ? (*ir)->getBuffer().str() : "";
+  return optimised_ir(c->pipeline, options);
 }
 
-size_t count(std::string_view text, std::string_view what) {
-  size_t n = 0;
-  for (size_t at = text.find(what); at != text.npos; at = text.find(what, at + 1))
-    ++n;
-  return n;
-}
 constexpr std::string_view call = "call i64 @bpf_map_update_elem";
 
 TEST(ArrayUpdate, BecomesStores) {

@@ -2,6 +2,7 @@
 #include "lto/explain.h"
 #include "lto/optimise.h"
 #include "lto/passes.h"
+#include "tests/optimised_ir.h"
 #include "tests/support/case_file.h"
 #include "translator/lower.h"
 #include "translator/make_insn.h"
@@ -41,13 +42,6 @@ std::string ir_of(std::string_view text, const PassOptions &passes = {}, bool in
   return print(**module);
 }
 
-size_t count(std::string_view text, std::string_view what) {
-  size_t n = 0;
-  for (size_t at = text.find(what); at != text.npos; at = text.find(what, at + 1))
-    ++n;
-  return n;
-}
-
 std::string xdp(const std::string &body, const std::string &maps = "") {
   return "-- prog entry xdp\nr6 = r1\nr7 = *(u32 *)(r6 + 0)\nr8 = *(u32 *)(r6 + 4)\nr2 = r7\nr2 += 40\nif r2 "
          "> r8 goto out\n" +
@@ -79,6 +73,33 @@ TEST(InlineHashLookups, LongKeysAreCalls) {
   EXPECT_EQ(
       count(ir_of(xdp(body, "-- map m hash key=72 value=8 entries=4\n")), "call ptr @bpf_map_lookup_elem"),
       1u);
+}
+
+/// A function's text in that of a module.
+std::string function(const std::string &ir, const std::string &name) {
+  const size_t at = ir.find("@" + name + "("), begin = ir.rfind("define", at);
+  return at == ir.npos ? "" : ir.substr(begin, ir.find("\n}", begin) - begin);
+}
+
+TEST(InlineHashLookups, WhatOnlyAChangedSlotReachesCalls) {
+  const std::string lookup = "*(u64 *)(r10 - 8) = 1\nr1 = map m ll\nr2 = r10\nr2 += -8\n"
+                             "call map_lookup_elem\nif r0 == 0 goto out\nr7 = *(u64 *)(r0 + 0)\n";
+  std::string text;
+  for (int p = 0; p < 4; ++p) {
+    const std::string n = std::to_string(p), next = std::to_string(p + 1);
+    text += "-- prog p" + n + " xdp\nr6 = r1\n" + lookup +
+            (p == 3 ? "" : "r1 = r6\nr2 = map jmp ll\nr3 = " + next + "\ncall tail_call\n") +
+            "r0 = r7\nexit\nout:\nr0 = 0\nexit\n";
+  }
+  text += "-- map m hash key=8 value=8\n-- map jmp prog_array\n1: p1\n2: p2\n3: p3\n-- packet\n00\n-- result\n0\n";
+  auto c = parse_case(text, "chain");
+  ASSERT_TRUE(bool(c)) << llvm::toString(c.takeError());
+  LinkOptions options;
+  options.plan.target_left_is_supported = false; // so that slots lead to copies in the image
+  const std::string ir = optimised_ir(c->pipeline, options);
+  EXPECT_EQ(count(ir, "call fastcc ptr @ujit.lookup.0("), 3u) << ir;
+  for (std::string p : {"p1", "p2", "p3"})
+    EXPECT_EQ(count(function(ir, "ujit.chain." + p), "call fastcc ptr @ujit.lookup.0("), 1u) << ir;
 }
 
 TEST(MergeBytes, AWordInEitherByteOrder) {

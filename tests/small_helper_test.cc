@@ -1,13 +1,9 @@
 // Helpers that become code (translator/lower_helper.cc): that they do, and where they stay calls. What they
 // compute is in tests/cases/helper-*.case, against the calls and the running kernel.
-#include "lto/link.h"
+#include "tests/optimised_ir.h"
 #include "tests/support/case_file.h"
 
 #include "gtest/gtest.h"
-
-#include "llvm/Support/MemoryBuffer.h"
-
-#include <unistd.h>
 
 namespace ujit {
 namespace {
@@ -20,11 +16,9 @@ bool calls(const char *helper, const std::string &body, LinkOptions options = {}
     ADD_FAILURE() << llvm::toString(c.takeError());
     return false;
   }
-  options.save_temps = testing::TempDir() + "small-helper" + std::to_string(getpid());
-  auto linked = link(c->pipeline, options);
-  EXPECT_TRUE(bool(linked)) << llvm::toString(linked.takeError());
-  auto ir = llvm::MemoryBuffer::getFile(options.save_temps + "/partition0.3-optimised.ll");
-  return ir && (*ir)->getBuffer().contains(std::string("call i64 @") + helper);
+  const std::string ir = optimised_ir(c->pipeline, options);
+  EXPECT_EQ(count(ir, "define "), 1u) << ir;
+  return count(ir, std::string("call i64 @") + helper) != 0;
 }
 
 std::string sum(const std::string &size) {
