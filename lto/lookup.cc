@@ -44,56 +44,57 @@ public:
     const auto [seed, mask] = seed_and_mask(table);
     Value *hash = jhash(words, seed);
     Value *bucket = b_.CreateZExt(b_.CreateAnd(hash, mask), i64);
-    Value *first_at =
-        b_.CreateInBoundsGEP(b_.getInt8Ty(), table, b_.CreateMul(bucket, b_.getInt64(layout_.bucket)));
-    Value *end_mark = b_.CreateOr(b_.CreateShl(bucket, 1), 1);
-    BasicBlock *start = block(), *walk = block(), *compare = block(), *next = block(), *ended = block(),
-               *found = block(), *done = block();
+    Value *offset = b_.CreateMul(bucket, b_.getInt64(layout_.bucket));
+    Value *first_at = b_.CreateInBoundsGEP(b_.getInt8Ty(), table, offset);
+    BasicBlock *start = block(), *compare = block(), *next = block(), *ended = block(), *found = block(),
+               *done = block();
     b_.CreateBr(start);
 
+    // Each load of a link has a test of its own: one for both would be a load of where either is.
+    auto go_on = [&](Value *link) { b_.CreateCondBr(b_.CreateTrunc(link, b_.getInt1Ty()), ended, compare, rarely()); };
     b_.SetInsertPoint(start);
     Value *first = chain_load(first_at);
-    if (in_kernel_)
-      b_.CreateBr(walk);
-    else
-      b_.CreateCondBr(b_.CreateICmpEQ(first, b_.getInt64(0)), done, walk, rarely());
-
-    b_.SetInsertPoint(walk);
-    PHINode *node = b_.CreatePHI(i64, 2);
-    node->addIncoming(first, start);
-    b_.CreateCondBr(b_.CreateTrunc(node, b_.getInt1Ty()), ended, compare, rarely());
+    go_on(first);
 
     b_.SetInsertPoint(compare);
+    PHINode *node = b_.CreatePHI(i64, 2);
+    node->addIncoming(first, start);
     Value *pointer = b_.CreateIntToPtr(node, b_.getPtrTy());
-    compare_or(relaxed_load(b_.getInt32Ty(), at(pointer, layout_.hash)), hash, next);
+    compare_or(word_load(b_.getInt32Ty(), at(pointer, layout_.hash)), hash, next);
     for (uint32_t i = 0; i < words.size(); ++i)
       compare_word(at(pointer, layout_.key + 8 * i), words[i], next,
                    in_kernel_ ? std::min(8u, map_.key_size - 8 * i) : 8);
     b_.CreateBr(found);
 
     b_.SetInsertPoint(next);
-    node->addIncoming(chain_load(at(pointer, layout_.chain)), next);
-    b_.CreateBr(walk);
+    Value *following = chain_load(at(pointer, layout_.chain));
+    go_on(following);
+    node->addIncoming(following, next);
 
+    // The mark of the own bucket, without a value that lives through the loop for it: marks are twice the number of
+    // the bucket, and 1.
     b_.SetInsertPoint(ended);
-    b_.CreateCondBr(b_.CreateICmpEQ(node, end_mark), done, start, often());
+    PHINode *last = b_.CreatePHI(i64, 2);
+    last->addIncoming(first, start);
+    last->addIncoming(following, next);
+    Value *marked = b_.CreateMul(b_.CreateLShr(last, 1), b_.getInt64(layout_.bucket));
+    b_.CreateCondBr(b_.CreateICmpEQ(marked, offset), done, start, often());
 
     b_.SetInsertPoint(found);
     if (map_.type == MapType::lru_hash || map_.type == MapType::lru_percpu_hash)
       reference(at(pointer, layout_.referenced));
-    Value *value = at(pointer, layout_.key + array_stride(map_.key_size));
+    // In bounds, so that what is found is known not to be null.
+    Value *value = b_.CreateConstInBoundsGEP1_64(b_.getInt8Ty(), pointer,
+                                                 layout_.key + array_stride(map_.key_size));
     if (map_.type == MapType::percpu_hash || map_.type == MapType::lru_percpu_hash)
       value = on_this_cpu(value);
-    BasicBlock *last = b_.GetInsertBlock();
+    BasicBlock *found_end = b_.GetInsertBlock();
     b_.CreateBr(done);
 
     b_.SetInsertPoint(done);
-    PHINode *result = b_.CreatePHI(b_.getPtrTy(), 3);
-    Value *null = ConstantPointerNull::get(b_.getPtrTy());
-    if (!in_kernel_)
-      result->addIncoming(null, start);
-    result->addIncoming(null, ended);
-    result->addIncoming(value, last);
+    PHINode *result = b_.CreatePHI(b_.getPtrTy(), 2);
+    result->addIncoming(ConstantPointerNull::get(b_.getPtrTy()), ended);
+    result->addIncoming(value, found_end);
     return result;
   }
 
@@ -147,6 +148,12 @@ private:
     l->setAtomic(AtomicOrdering::Monotonic);
     return l;
   }
+  /// Of what another CPU may write while it is compared: whole and once, and free to be an operand of the comparison.
+  Value *word_load(Type *type, Value *at) {
+    LoadInst *l = b_.CreateAlignedLoad(type, at, Align(type->getPrimitiveSizeInBits() / 8));
+    l->setAtomic(AtomicOrdering::Unordered);
+    return l;
+  }
   Value *chain_load(Value *at) {
     LoadInst *l = b_.CreateAlignedLoad(b_.getInt64Ty(), at, Align(8));
     l->setAtomic(AtomicOrdering::Acquire);
@@ -163,7 +170,7 @@ private:
       const uint32_t n = std::bit_floor(size - done);
       Type *part = b_.getIntNTy(8 * n);
       Value *wanted = b_.CreateTrunc(b_.CreateLShr(word, 8 * done), part);
-      compare_or(relaxed_load(part, at(in_table, done)), wanted, otherwise);
+      compare_or(word_load(part, at(in_table, done)), wanted, otherwise);
       done += n;
     }
   }

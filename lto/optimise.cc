@@ -185,22 +185,8 @@ struct PlantedPass : PassInfoMixin<PlantedPass> {
   }
 };
 
-struct CarryConstantsPass : PassInfoMixin<CarryConstantsPass> {
-  PreservedAnalyses run(Function &f, FunctionAnalysisManager &fam) {
-    if (!carry_constants(f, fam.getResult<AAManager>(f), fam.getResult<MemorySSAAnalysis>(f).getMSSA()))
-      return PreservedAnalyses::all();
-    PreservedAnalyses kept;
-    kept.preserveSet<CFGAnalyses>();
-    kept.preserve<MemorySSAAnalysis>();
-    return kept;
-  }
-};
-
-FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
-  FunctionPassManager fpm;
-  if (effort == Effort::minimal)
-    return fpm;
-  fpm.addPass(SROAPass(SROAOptions::ModifyCFG));
+/// What the first of the passes do, and again where one behind them has made more of it constant.
+void add_simplifying(FunctionPassManager &fpm, Effort effort) {
   fpm.addPass(HideFreezesPass());
   fpm.addPass(EarlyCSEPass(effort == Effort::full));
   fpm.addPass(SimplifyCFGPass(cfg_options()));
@@ -209,6 +195,29 @@ FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
   if (effort == Effort::full) {
     fpm.addPass(JumpThreadingPass());
     fpm.addPass(SimplifyCFGPass(cfg_options()));
+  }
+}
+
+/// A header's offset that has become constant is a place in the packet whose bounds may have been checked.
+struct CarryConstantsPass : PassInfoMixin<CarryConstantsPass> {
+  PreservedAnalyses run(Function &f, FunctionAnalysisManager &fam) {
+    if (!carry_constants(f, fam.getResult<AAManager>(f), fam.getResult<MemorySSAAnalysis>(f).getMSSA()))
+      return PreservedAnalyses::all();
+    fam.invalidate(f, PreservedAnalyses::none());
+    FunctionPassManager again;
+    add_simplifying(again, Effort::full);
+    again.run(f, fam);
+    return PreservedAnalyses::none();
+  }
+};
+
+FunctionPassManager fused_passes(Effort effort, const PassOptions &options) {
+  FunctionPassManager fpm;
+  if (effort == Effort::minimal)
+    return fpm;
+  fpm.addPass(SROAPass(SROAOptions::ModifyCFG));
+  add_simplifying(fpm, effort);
+  if (effort == Effort::full) {
     if (options.forward_state) {
       fpm.addPass(CarryConstantsPass());
       // Of loads, early CSE does enough. And moved up together with one behind another branch, a load stands

@@ -58,6 +58,8 @@ TEST(InlineHashLookups, SearchTheTable) {
     EXPECT_EQ(count(ir, "bpf_map_lookup_elem"), 0u) << ir;
     EXPECT_EQ(count(ir, "ujit.lookup"), 0u) << ir;
     EXPECT_EQ(count(ir, "alloca"), 0u) << "a key of 16 bytes is two values:\n" << ir;
+    EXPECT_EQ(count(ir, "icmp eq ptr") + count(ir, "icmp ne ptr"), 0u) << "what is found is not null:\n" << ir;
+    EXPECT_EQ(count(ir, "acquire"), 2u) << "the first link, and those behind it:\n" << ir;
     EXPECT_EQ(count(ir, "store atomic i8 1"), type.starts_with("lru") ? 1u : 0u) << ir;
     EXPECT_EQ(count(ir, "@ujit.cpu"), type.ends_with("percpu_hash") ? 1u : 0u) << ir;
     EXPECT_EQ(count(ir_of(text, {}, false), "call ptr @bpf_map_lookup_elem"), 1u);
@@ -100,6 +102,20 @@ TEST(InlineHashLookups, WhatOnlyAChangedSlotReachesCalls) {
   EXPECT_EQ(count(ir, "call fastcc ptr @ujit.lookup.0("), 3u) << ir;
   for (std::string p : {"p1", "p2", "p3"})
     EXPECT_EQ(count(function(ir, "ujit.chain." + p), "call fastcc ptr @ujit.lookup.0("), 1u) << ir;
+}
+
+TEST(ForwardState, AnOffsetThatBecomesConstantIsCheckedOnce) {
+  const std::string text = "-- prog entry sched_cls\n"
+                           "r6 = r1\nr7 = *(u32 *)(r6 + 76)\nr8 = *(u32 *)(r6 + 80)\n"
+                           "r2 = r7\nr2 += 34\nif r2 > r8 goto out\n"
+                           "r2 = 60129542144 ll\n*(u64 *)(r6 + 56) = r2\n" // cb[2] = 0, cb[3] = 14
+                           "r3 = *(u8 *)(r7 + 23)\nif r3 != 17 goto join\n*(u32 *)(r6 + 56) = r3\n"
+                           "join:\nr4 = *(u32 *)(r6 + 60)\nif r4 > 64 goto out\n"
+                           "r5 = *(u32 *)(r6 + 76)\nr9 = *(u32 *)(r6 + 80)\n"
+                           "r5 += r4\nr2 = r5\nr2 += 20\nif r2 > r9 goto out\n"
+                           "r0 = *(u8 *)(r5 + 12)\nexit\nout:\nr0 = 0\nexit\n";
+  EXPECT_EQ(count(ir_of(text), "icmp ugt ptr"), 1u) << ir_of(text);
+  EXPECT_EQ(count(ir_of(text, {.forward_state = false}), "icmp ugt ptr"), 2u);
 }
 
 TEST(MergeBytes, AWordInEitherByteOrder) {

@@ -35,7 +35,7 @@ struct Node : LruNode {
 };
 
 struct Bucket {
-  std::atomic<uintptr_t> first; ///< 0: never used
+  std::atomic<uintptr_t> first; ///< as Node::chain
   SpinLock lock;
 };
 
@@ -54,7 +54,7 @@ struct Header {
 static_assert(-int64_t(sizeof(Header)) == embedded_hash_seed && offsetof(Header, seed) == 0);
 
 constexpr uintptr_t end_mark(uint32_t bucket) { return hash_end_mark(bucket); }
-constexpr bool is_end(uintptr_t p) { return p & 1 || p == 0; }
+constexpr bool is_end(uintptr_t p) { return p & 1; }
 
 /// Keys are read while a recycled node may be rewritten: word by word, and a torn one does not match or is
 /// caught by the end mark.
@@ -99,6 +99,8 @@ public:
     if (!ok())
       return;
     reinterpret_cast<Header *>(buckets_.data())->seed = options.hash_seed;
+    for (uint32_t b = 0; b <= mask_; b++)
+      buckets()[b].first.store(end_mark(b), std::memory_order_relaxed);
     for (Node *&spare : spares_)
       spare = static_cast<Node *>(pool_.take());
   }
@@ -180,7 +182,7 @@ protected:
         if (node_at(p)->hash.load(std::memory_order_relaxed) == hash &&
             same_key<size>(node_at(p)->key(), key, shape_.key_size))
           return node_at(p);
-      if (p == 0 || p == end_mark(bucket))
+      if (p == end_mark(bucket))
         return nullptr;
     }
   }
@@ -211,8 +213,7 @@ private:
   }
 
   void link(Bucket &bucket, Node *node) {
-    uintptr_t first = bucket.first.load(std::memory_order_relaxed);
-    node->chain.store(first ? first : end_mark(uint32_t(&bucket - buckets())), std::memory_order_relaxed);
+    node->chain.store(bucket.first.load(std::memory_order_relaxed), std::memory_order_relaxed);
     bucket.first.store(reinterpret_cast<uintptr_t>(node), std::memory_order_release);
   }
 
