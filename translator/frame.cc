@@ -54,8 +54,6 @@ private:
   // --- which bytes are accessed ---
 
   void access(uint32_t slot, int64_t start, int64_t size) {
-    if (size == 0)
-      return;
     if (start < -frame_bytes || start + size > 0) {
       if (!bad_) {
         bad_ = Range{start, size};
@@ -144,7 +142,10 @@ private:
           continue;
         }
         std::optional<uint64_t> size = argument_size(pipeline_, id, a, state);
-        access(i, p.offset, size ? int64_t(*size) : -p.offset);
+        if (const int64_t bytes = size ? int64_t(*size) : -p.offset)
+          access(i, p.offset, bytes);
+        else
+          value_use(p);
       }
       break;
     }
