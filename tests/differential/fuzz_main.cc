@@ -4,6 +4,7 @@
 //
 // All that happens in a child. What cannot be reported from inside, a link that never ends or that takes the
 // process with it, is found by the parent: it makes the samples of that batch once more and links each alone.
+#include "lto/test_hooks.h"
 #include "tests/differential/compare.h"
 
 #include "llvm/Support/FormatVariadic.h"
@@ -34,7 +35,16 @@ struct Options {
   std::string out = ".";
 };
 
-Sample sample_of(uint64_t seed) { return generate(seed, llvm::formatv("s{0}_", seed)); }
+/// What the names of a sample's programs begin with.
+std::string name_of(uint64_t seed) { return llvm::formatv("s{0}_", seed); }
+Sample sample_of(uint64_t seed) { return generate(seed, name_of(seed)); }
+
+std::string fatal_name; ///< of the sample whose link is to end the process
+
+void end_process(llvm::Module &module) {
+  if (module.getName().starts_with(fatal_name))
+    __builtin_trap();
+}
 
 bool may_be_mutant(const Options &options, uint64_t seed) {
   return options.mutants && seed % options.mutants == 0;
@@ -259,7 +269,13 @@ int main(int argc, char **argv) {
   app.add_option("--mutants", options.mutants, "Every which pipeline has instructions taken out; 0: none");
   app.add_flag("-v", options.verbose, "Say what the verifier refuses");
   app.add_option("--cpu-seconds", options.cpu_seconds, "CPU time after which a batch counts as endless");
+  std::optional<uint64_t> fatal;
+  app.add_option("--plant-fatal", fatal, "End the process in the link of this seed: a trial of what then happens");
   CLI11_PARSE(app, argc, argv);
+  if (fatal) {
+    fatal_name = name_of(*fatal);
+    test_hooks.lowered = end_process;
+  }
 
   void *shared = mmap(nullptr, sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (shared == MAP_FAILED)
