@@ -122,7 +122,9 @@ private:
     Type *i64 = b_.getInt64Ty();
     if (in_kernel_) {
       Value *offset = this_cpu_offset(b_);
-      return b_.CreateIntToPtr(b_.CreateAdd(relaxed_load(i64, values), offset), b_.getPtrTy());
+      Value *address = b_.CreateIntToPtr(b_.CreateAdd(relaxed_load(i64, values), offset), b_.getPtrTy());
+      b_.CreateAssumption(b_.CreateIsNotNull(address));
+      return address;
     }
     Value *cpu = invariant_load(i64, symbol("ujit.cpu"));
     return b_.CreateInBoundsGEP(b_.getInt8Ty(), values,
