@@ -412,6 +412,7 @@ void clean_up(Module &module, TargetMachine &tm) {
   FunctionPassManager fpm;
   fpm.addPass(HideFreezesPass());
   fpm.addPass(EarlyCSEPass(false));
+  fpm.addPass(SimplifyCFGPass(cfg_options())); // a branch by a constant would be an instruction or three
   fpm.addPass(ShowFreezesPass());
   for (Function &f : module)
     if (!f.isDeclaration() && effort_for(f) != Effort::minimal)
