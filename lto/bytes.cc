@@ -4,9 +4,10 @@
 // used.
 //
 // A word is read where its first byte was and written where its last byte was; both only if nothing between
-// touches the bytes in a way that would show.
+// touches the bytes in a way that would show. Fields that are set to constants become words likewise.
 #include "lto/passes.h"
 
+#include "llvm/ADT/MapVector.h"
 #include "llvm/Analysis/ValueTracking.h"
 #include "llvm/IR/IRBuilder.h"
 #include "llvm/IR/Operator.h"
@@ -75,6 +76,7 @@ public:
         if (root)
           any |= join(cast<Instruction>(root));
       any |= copies(b);
+      any |= constants(b);
     }
     return any;
   }
@@ -294,6 +296,80 @@ private:
       s->eraseFromParent();
       RecursivelyDeleteTriviallyDeadInstructions(value);
     }
+    return true;
+  }
+
+  // --- Constants -------------------------------------------------------------------------------------
+
+  struct Constant {
+    StoreInst *store;
+    int64_t offset;
+    unsigned bytes;
+    uint64_t value;
+  };
+
+  /// Fields of a map's value that are set to constants one by one, mostly to 0, are set by words. They are atomic, so
+  /// the code generator, which does so to all others, leaves them alone.
+  bool constants(BasicBlock &block) {
+    MapVector<Value *, std::vector<Constant>> groups;
+    for (Instruction &i : block)
+      if (auto *s = dyn_cast<StoreInst>(&i); s && s->isAtomic() && s->isUnordered())
+        if (auto *c = dyn_cast<ConstantInt>(s->getValueOperand()); c && c->getBitWidth() <= 32) {
+          const Place at = place_of(s->getPointerOperand(), layout_);
+          groups[at.base].push_back({s, at.offset, c->getBitWidth() / 8, c->getZExtValue()});
+        }
+    bool any = false;
+    for (auto &[base, group] : groups) {
+      std::ranges::stable_sort(group, {}, &Constant::offset);
+      for (size_t i = 0; i < group.size();) {
+        size_t taken = 0;
+        for (unsigned bytes : {8u, 4u, 2u})
+          if (size_t n = run_of(ArrayRef(group).drop_front(i), bytes);
+              n > 1 && store_word(ArrayRef(group).slice(i, n), bytes)) {
+            taken = n;
+            break;
+          }
+        any |= taken != 0;
+        i += std::max<size_t>(taken, 1);
+      }
+    }
+    return any;
+  }
+
+  /// Number of stores at the front that are `bytes` without a gap; 0: none are.
+  static size_t run_of(ArrayRef<Constant> group, unsigned bytes) {
+    unsigned have = 0;
+    for (size_t n = 0; n < group.size() && group[n].offset == group[0].offset + have; ++n)
+      if ((have += group[n].bytes) >= bytes)
+        return have == bytes ? n + 1 : 0;
+    return 0;
+  }
+
+  bool store_word(ArrayRef<Constant> parts, unsigned bytes) {
+    SmallVector<StoreInst *, 8> stores;
+    uint64_t word = 0;
+    for (const Constant &c : parts) {
+      if (c.store->getMetadata(LLVMContext::MD_tbaa) != parts[0].store->getMetadata(LLVMContext::MD_tbaa))
+        return false;
+      stores.push_back(c.store);
+      word |= c.value << 8 * (c.offset - parts[0].offset);
+    }
+    if (parts[0].store->getAlign() < bytes || !isInt<32>(int64_t(word))) // an immediate operand
+      return false;
+    auto [first, last] = ends<StoreInst>(stores);
+    IRBuilder<> b(last);
+    Value *pointer = address(b, last->getPointerOperand(),
+                             parts[0].offset - place_of(last->getPointerOperand(), layout_).offset);
+    auto is_ours = [&](Instruction *i) { return isa<StoreInst>(i) && is_contained(stores, i); };
+    if (!is_untouched(first, last, location(pointer, bytes, last), true, is_ours)) {
+      RecursivelyDeleteTriviallyDeadInstructions(pointer);
+      return false;
+    }
+    StoreInst *store = b.CreateAlignedStore(b.getIntN(8 * bytes, word), pointer, Align(bytes));
+    store->setAtomic(AtomicOrdering::Unordered);
+    store->setMetadata(LLVMContext::MD_tbaa, last->getMetadata(LLVMContext::MD_tbaa));
+    for (StoreInst *s : stores)
+      s->eraseFromParent();
     return true;
   }
 

@@ -156,6 +156,30 @@ TEST(MergeBytes, AnOverlappingCopyKeepsItsOrder) {
   EXPECT_EQ(count(ir, "load i32") + count(ir, "load i16"), 0u) << ir;
 }
 
+/// Stores to the value of an array, in r9.
+std::string to_value(const std::string &stores) {
+  return ir_of(xdp("*(u32 *)(r10 - 4) = 0\nr1 = map m ll\nr2 = r10\nr2 += -4\ncall map_lookup_elem\n"
+                   "if r0 == 0 goto out\nr9 = r0\n" +
+                       stores + "r0 = 2\n",
+                   "-- map m array key=4 value=24 entries=2\n"));
+}
+
+TEST(MergeBytes, FieldsThatAreSetToConstantsAreSetByWords) {
+  std::string ir = to_value("*(u32 *)(r9 + 4) = 0\n*(u16 *)(r9 + 10) = 3\n*(u32 *)(r9 + 0) = 7\n*(u16 *)(r9 + 8) = 1\n");
+  EXPECT_EQ(count(ir, "store atomic i64 7, "), 1u) << ir;
+  EXPECT_EQ(count(ir, "store atomic i32 196609, "), 1u) << ir;
+  EXPECT_EQ(count(ir, "store atomic"), 2u) << ir;
+  // Not what would not be aligned, what is read in between, and what is set behind a barrier.
+  auto words = [](int at, const std::string &between) {
+    auto set = [](int field) { return "*(u32 *)(r9 + " + std::to_string(field) + ") = 0\n"; };
+    return count(to_value(set(at + 4) + between + set(at)), "store atomic i64 0");
+  };
+  EXPECT_EQ(words(0, ""), 1u);
+  EXPECT_EQ(words(4, ""), 0u);
+  EXPECT_EQ(words(0, "r2 = *(u64 *)(r9 + 0)\n*(u64 *)(r7 + 0) = r2\n"), 0u);
+  EXPECT_EQ(words(0, "r2 = 1\nr2 = atomic_fetch_add((u32 *)(r9 + 16), r2)\n*(u32 *)(r7 + 0) = r2\n"), 0u);
+}
+
 /// The search of a value of r2 in [low, high), as compilers write it; each has an end of its own.
 std::string search(int low, int high, bool note_upper_half = false) {
   if (high - low == 1)

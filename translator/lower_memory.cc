@@ -122,7 +122,10 @@ Expected<Lowering::Access> Lowering::access(uint32_t slot, unsigned base, int64_
     a.one_value = true;
     a.invariant = map && map->frozen && map->is_data();
     // Values begin at a multiple of 8, except behind the prefix of a trie, which any inner map may be.
-    a.aligned = p.aligned && p.exact && (p.offset + offset) % int64_t(size) == 0;
+    if (p.aligned && p.exact) {
+      a.alignment = MinAlign(8, uint64_t(p.offset + offset));
+      a.aligned = a.alignment >= size;
+    }
     break;
   }
   case Kind::outer_stack: a.one_value = true; break;
@@ -178,7 +181,8 @@ bool Lowering::may_be_unset(const Provenance &base, int64_t offset) const {
 
 void Lowering::store(const Access &a, Value *value) {
   const uint64_t bytes = function_->getDataLayout().getTypeStoreSize(value->getType());
-  StoreInst *s = builder_.CreateAlignedStore(value, a.address, a.aligned ? Align(bytes) : Align(1));
+  StoreInst *s = builder_.CreateAlignedStore(value, a.address,
+                                             a.aligned ? Align(std::max(bytes, a.alignment)) : Align(1));
   s->setMetadata(LLVMContext::MD_tbaa, a.tag);
   if (a.shared && a.aligned)
     s->setAtomic(AtomicOrdering::Unordered);

@@ -97,6 +97,7 @@ private:
     bool shared = false;    ///< others can read and write it at any time: no access is torn or repeated
     bool one_value = false; ///< others can write it, or nobody has: one load yields one value
     bool aligned = false;   ///< natural alignment is proven
+    uint64_t alignment = 1; ///< what is proven beyond that
     bool invariant = false;
   };
   Expected<Access> access(uint32_t slot, unsigned base, int64_t offset, unsigned bits, bool write);
