@@ -31,6 +31,7 @@
 #include "llvm/Transforms/Scalar/SROA.h"
 #include "llvm/Transforms/Scalar/SimplifyCFG.h"
 #include "llvm/Transforms/Utils/Cloning.h"
+#include "llvm/Transforms/Utils/Local.h"
 
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -177,6 +178,20 @@ FunctionPassManager simplify_passes(Effort effort) {
     fpm.addPass(ADCEPass());
   return fpm;
 }
+
+/// The code generator would compute a constant to branch by. Nothing is moved here, as SimplifyCFG would: what has been
+/// bound would lose the place that tells it from a program's own loads (single_fetch.h).
+struct FoldBranchesPass : PassInfoMixin<FoldBranchesPass> {
+  PreservedAnalyses run(Function &f, FunctionAnalysisManager &) {
+    bool any = false;
+    for (BasicBlock &b : f)
+      any |= ConstantFoldTerminator(&b, true);
+    if (!any)
+      return PreservedAnalyses::all();
+    removeUnreachableBlocks(f);
+    return PreservedAnalyses::none();
+  }
+};
 
 struct PlantedPass : PassInfoMixin<PlantedPass> {
   PreservedAnalyses run(Function &f, FunctionAnalysisManager &) {
@@ -412,7 +427,7 @@ void clean_up(Module &module, TargetMachine &tm) {
   FunctionPassManager fpm;
   fpm.addPass(HideFreezesPass());
   fpm.addPass(EarlyCSEPass(false));
-  fpm.addPass(SimplifyCFGPass(cfg_options())); // a branch by a constant would be an instruction or three
+  fpm.addPass(FoldBranchesPass());
   fpm.addPass(ShowFreezesPass());
   for (Function &f : module)
     if (!f.isDeclaration() && effort_for(f) != Effort::minimal)
