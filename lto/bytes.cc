@@ -308,8 +308,8 @@ private:
     uint64_t value;
   };
 
-  /// Fields of a map's value that are set to constants one by one, mostly to 0, are set by words. They are atomic, so
-  /// the code generator, which does so to all others, leaves them alone.
+  /// Fields of a map's value that are set to constants one by one, mostly to 0, are set by words. They are
+  /// atomic, so the code generator, which does so to all others, leaves them alone.
   bool constants(BasicBlock &block) {
     MapVector<Value *, std::vector<Constant>> groups;
     for (Instruction &i : block)

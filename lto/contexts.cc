@@ -25,8 +25,7 @@ struct ContextField {
 };
 
 std::span<const ContextField> fields_of(ProgType type) {
-#define UJIT_FIELD(context, field)                                                                           \
-  { #field, offsetof(context, field), sizeof(context::field) / 4 }
+#define UJIT_FIELD(context, field) {#field, offsetof(context, field), sizeof(context::field) / 4}
   static constexpr ContextField skb[] = {
       UJIT_FIELD(__sk_buff, mark),     UJIT_FIELD(__sk_buff, priority),       UJIT_FIELD(__sk_buff, ifindex),
       UJIT_FIELD(__sk_buff, cb),       UJIT_FIELD(__sk_buff, wire_len),       UJIT_FIELD(__sk_buff, gso_segs),

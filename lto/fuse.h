@@ -37,8 +37,8 @@ llvm::FunctionType *program_type(llvm::LLVMContext &context, bool leaving);
 std::string entry_symbol(const Program &program);
 std::string chain_symbol(const Program &program);
 
-/// Is it what a call reaches that leaves the fused code, or a subprogram of that? In fused code, that is only through
-/// a slot that has changed.
+/// Is it what a call reaches that leaves the fused code, or a subprogram of that? In fused code, that is only
+/// through a slot that has changed.
 bool is_chain_copy(const llvm::Function &f);
 
 /// Links, expands and inlines; nothing is optimised yet. Errors: a site that cannot be expanded.

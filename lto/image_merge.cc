@@ -13,8 +13,8 @@
 // state is reached through the instance), symbols that are defined twice or nowhere, and relocation types
 // other than those of relocation_size(). Everything is done in the order of the objects and of their
 // tables, so the same input gives the same bytes.
-#include "lto/image.h"
 #include "kernel-iface/image/elf.h"
+#include "lto/image.h"
 #include "lto/image_info.h"
 
 #include "llvm/ADT/StringExtras.h"

@@ -2,9 +2,9 @@
 //
 // The code generator gave each instruction a debug location: the function is the program, the line is the
 // eBPF instruction plus one (line 0 means "none" in DWARF), inlined-at is the edge.
+#include "kernel-iface/image/elf.h"
 #include "lto/debug_lines.h"
 #include "lto/image.h"
-#include "kernel-iface/image/elf.h"
 
 #include "llvm/Support/FormatVariadic.h"
 

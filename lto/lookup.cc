@@ -51,7 +51,9 @@ public:
     b_.CreateBr(start);
 
     // Each load of a link has a test of its own: one for both would be a load of where either is.
-    auto go_on = [&](Value *link) { b_.CreateCondBr(b_.CreateTrunc(link, b_.getInt1Ty()), ended, compare, rarely()); };
+    auto go_on = [&](Value *link) {
+      b_.CreateCondBr(b_.CreateTrunc(link, b_.getInt1Ty()), ended, compare, rarely());
+    };
     b_.SetInsertPoint(start);
     Value *first = chain_load(first_at);
     go_on(first);
@@ -71,8 +73,8 @@ public:
     go_on(following);
     node->addIncoming(following, next);
 
-    // The mark of the own bucket, without a value that lives through the loop for it: marks are twice the number of
-    // the bucket, and 1.
+    // The mark of the own bucket, without a value that lives through the loop for it: marks are twice the
+    // number of the bucket, and 1.
     b_.SetInsertPoint(ended);
     PHINode *last = b_.CreatePHI(i64, 2);
     last->addIncoming(first, start);
@@ -84,8 +86,8 @@ public:
     if (map_.type == MapType::lru_hash || map_.type == MapType::lru_percpu_hash)
       reference(at(pointer, layout_.referenced));
     // In bounds, so that what is found is known not to be null.
-    Value *value = b_.CreateConstInBoundsGEP1_64(b_.getInt8Ty(), pointer,
-                                                 layout_.key + array_stride(map_.key_size));
+    Value *value =
+        b_.CreateConstInBoundsGEP1_64(b_.getInt8Ty(), pointer, layout_.key + array_stride(map_.key_size));
     if (map_.type == MapType::percpu_hash || map_.type == MapType::lru_percpu_hash)
       value = on_this_cpu(value);
     BasicBlock *found_end = b_.GetInsertBlock();
@@ -150,7 +152,8 @@ private:
     l->setAtomic(AtomicOrdering::Monotonic);
     return l;
   }
-  /// Of what another CPU may write while it is compared: whole and once, and free to be an operand of the comparison.
+  /// Of what another CPU may write while it is compared: whole and once, and free to be an operand of the
+  /// comparison.
   Value *word_load(Type *type, Value *at) {
     LoadInst *l = b_.CreateAlignedLoad(type, at, Align(type->getPrimitiveSizeInBits() / 8));
     l->setAtomic(AtomicOrdering::Unordered);

@@ -179,8 +179,8 @@ FunctionPassManager simplify_passes(Effort effort) {
   return fpm;
 }
 
-/// The code generator would compute a constant to branch by. Nothing is moved here, as SimplifyCFG would: what has been
-/// bound would lose the place that tells it from a program's own loads (single_fetch.h).
+/// The code generator would compute a constant to branch by. Nothing is moved here, as SimplifyCFG would:
+/// what has been bound would lose the place that tells it from a program's own loads (single_fetch.h).
 struct FoldBranchesPass : PassInfoMixin<FoldBranchesPass> {
   PreservedAnalyses run(Function &f, FunctionAnalysisManager &) {
     bool any = false;

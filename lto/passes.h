@@ -15,8 +15,8 @@ namespace ujit {
 /// other way, where nothing is known of it. Returns whether there was one.
 bool weigh_ends(llvm::Function &function, std::span<const uint64_t> drops);
 
-/// Loads and stores of single bytes that are one word, or copy one, become loads and stores of words. Returns
-/// whether anything was changed.
+/// Loads and stores of parts that are one word, copy one, or set one to a constant become accesses of words.
+/// Returns whether anything was changed.
 bool merge_bytes(llvm::Function &function, llvm::AAResults &aliases);
 
 /// Kernel images: addresses of per-CPU array elements at constant indices become symbols (@ujit.percpu.N.K).
@@ -44,8 +44,8 @@ void number_copied_loads(llvm::Function &function, llvm::function_ref<void()> ma
 /// whether there were any.
 bool restore_rotates(llvm::Function &function);
 
-/// Trees of comparisons of one value become switches, where they are dense: jump tables. Returns whether there
-/// were any.
+/// Trees of comparisons of one value become switches, where they are dense: jump tables. Returns whether
+/// there were any.
 bool restore_switches(llvm::Function &function);
 
 /// Between these two, what is frozen is the result of a call in long functions, and passes that look through

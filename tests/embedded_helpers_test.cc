@@ -269,8 +269,7 @@ void some_skb_call(Script &script, std::mt19937 &random) {
                 {number(random, {10, 14, 34, 60, 100, 1500, 20000}), number(random, {0, 0, 0, 1})});
     break;
   case 11:
-    script.call("skb_change_head",
-                {number(random, {0, 14, 20, -1, 17000}), number(random, {0, 0, 0, 1})});
+    script.call("skb_change_head", {number(random, {0, 14, 20, -1, 17000}), number(random, {0, 0, 0, 1})});
     break;
   case 12:
   case 13:

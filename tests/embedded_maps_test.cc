@@ -302,7 +302,8 @@ TEST(EmbeddedMaps, RefusesWhatTheKernelRefuses) {
             "map m: type sockmap is not supported in the embedded kernel");
   EXPECT_EQ(refusal(shape(MapType::array, 8, 4, 4)), "map m: key of 8 bytes: must be 4 in a array");
   EXPECT_EQ(refusal(shape(MapType::hash, 4, 4, 0)), "map m: max_entries is 0");
-  EXPECT_EQ(refusal(shape(MapType::hash, 4, 4, 1u << 29)), "map m: 536870912 entries are too many for a hash");
+  EXPECT_EQ(refusal(shape(MapType::hash, 4, 4, 1u << 29)),
+            "map m: 536870912 entries are too many for a hash");
   EXPECT_EQ(refusal(shape(MapType::lpm_trie, 8, 4, 4)), "map m: an lpm_trie needs BPF_F_NO_PREALLOC");
   EXPECT_NE(refusal(shape(MapType::ringbuf, 0, 0, 5000)), "");
   EXPECT_NE(refusal(shape(MapType::hash, 4, 0xffffffff, 4)), "");

@@ -240,8 +240,8 @@ TEST(LinuxTour, ReadmeIntoAKernel) {
     GTEST_SKIP() << "no modules here: " << kernel.refusal;
   if (access((source_dir() + "/README.md").c_str(), R_OK) != 0)
     GTEST_SKIP() << "no README.md here";
-  const std::string text =
-      output_of("bash " + source_dir() + "/tests/guest/tour " + binary_dir() + " " + source_dir() + "/README.md");
+  const std::string text = output_of("bash " + source_dir() + "/tests/guest/tour " + binary_dir() + " " +
+                                     source_dir() + "/README.md");
   EXPECT_TRUE(StringRef(text).ends_with("exit 0\n")) << text;
 }
 

@@ -112,7 +112,8 @@ TEST_F(Litmus, M8_CheckedPacketByteIsTheUsedOne) {
                "if r1 > 7 goto out\nr2 = r1\nr2 += r7\nr2 = *(u8 *)(r2 + 16)\nr0 = r1\nr0 += 10\n"));
   run(0);
   volatile uint8_t *shared = kernel_->cpu(0).packet.data() + 9;
-  under([&] { write_as_a_device(shared); }, 20'000, [](uint32_t r) { ASSERT_TRUE(r == 0 || (r >= 10 && r <= 17)) << r; });
+  under([&] { write_as_a_device(shared); }, 20'000,
+        [](uint32_t r) { ASSERT_TRUE(r == 0 || (r >= 10 && r <= 17)) << r; });
 }
 
 TEST_F(Litmus, M20_MessagePassing) {

@@ -29,8 +29,7 @@ private:
 
 std::string test_name(const std::string &path) {
   std::string name = std::filesystem::path(path).stem();
-  std::ranges::replace_if(
-      name, [](unsigned char c) { return !std::isalnum(c); }, '_');
+  std::ranges::replace_if(name, [](unsigned char c) { return !std::isalnum(c); }, '_');
   return name;
 }
 

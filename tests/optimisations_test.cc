@@ -1,5 +1,6 @@
-// That each optimisation that can be left out does something: there is an image that is another without it. What each
-// does is tested by itself; this finds the one that has come to be in vain, or was never switched off by its name.
+// That each optimisation that can be left out does something: there is an image that is another without it.
+// What each does is tested by itself; this finds the one that has come to be in vain, or was never switched
+// off by its name.
 #include "kernel-iface/image/elf.h"
 #include "lto/link.h"
 #include "lto/load.h"

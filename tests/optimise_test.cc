@@ -58,7 +58,8 @@ TEST(InlineHashLookups, SearchTheTable) {
     EXPECT_EQ(count(ir, "bpf_map_lookup_elem"), 0u) << ir;
     EXPECT_EQ(count(ir, "ujit.lookup"), 0u) << ir;
     EXPECT_EQ(count(ir, "alloca"), 0u) << "a key of 16 bytes is two values:\n" << ir;
-    EXPECT_EQ(count(ir, "icmp eq ptr") + count(ir, "icmp ne ptr"), 0u) << "what is found is not null:\n" << ir;
+    EXPECT_EQ(count(ir, "icmp eq ptr") + count(ir, "icmp ne ptr"), 0u) << "what is found is not null:\n"
+                                                                       << ir;
     EXPECT_EQ(count(ir, "acquire"), 2u) << "the first link, and those behind it:\n" << ir;
     EXPECT_EQ(count(ir, "store atomic i8 1"), type.starts_with("lru") ? 1u : 0u) << ir;
     EXPECT_EQ(count(ir, "@ujit.cpu"), type.ends_with("percpu_hash") ? 1u : 0u) << ir;
@@ -93,7 +94,8 @@ TEST(InlineHashLookups, WhatOnlyAChangedSlotReachesCalls) {
             (p == 3 ? "" : "r1 = r6\nr2 = map jmp ll\nr3 = " + next + "\ncall tail_call\n") +
             "r0 = r7\nexit\nout:\nr0 = 0\nexit\n";
   }
-  text += "-- map m hash key=8 value=8\n-- map jmp prog_array\n1: p1\n2: p2\n3: p3\n-- packet\n00\n-- result\n0\n";
+  text += "-- map m hash key=8 value=8\n-- map jmp prog_array\n1: p1\n2: p2\n3: p3\n-- packet\n00\n-- "
+          "result\n0\n";
   auto c = parse_case(text, "chain");
   ASSERT_TRUE(bool(c)) << llvm::toString(c.takeError());
   LinkOptions options;
@@ -165,7 +167,8 @@ std::string to_value(const std::string &stores) {
 }
 
 TEST(MergeBytes, FieldsThatAreSetToConstantsAreSetByWords) {
-  std::string ir = to_value("*(u32 *)(r9 + 4) = 0\n*(u16 *)(r9 + 10) = 3\n*(u32 *)(r9 + 0) = 7\n*(u16 *)(r9 + 8) = 1\n");
+  std::string ir =
+      to_value("*(u32 *)(r9 + 4) = 0\n*(u16 *)(r9 + 10) = 3\n*(u32 *)(r9 + 0) = 7\n*(u16 *)(r9 + 8) = 1\n");
   EXPECT_EQ(count(ir, "store atomic i64 7, "), 1u) << ir;
   EXPECT_EQ(count(ir, "store atomic i32 196609, "), 1u) << ir;
   EXPECT_EQ(count(ir, "store atomic"), 2u) << ir;

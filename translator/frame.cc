@@ -32,7 +32,8 @@ struct Range {
 
 class Layout {
 public:
-  Layout(const Pipeline &pipeline, const Program &program, const ProgramFacts &facts, uint32_t sub, bool whole)
+  Layout(const Pipeline &pipeline, const Program &program, const ProgramFacts &facts, uint32_t sub,
+         bool whole)
       : pipeline_(pipeline), program_(program), facts_(facts), sub_(facts.subprograms[sub]), whole_(whole) {}
 
   Expected<FrameLayout> run() {

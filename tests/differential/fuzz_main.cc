@@ -270,7 +270,8 @@ int main(int argc, char **argv) {
   app.add_flag("-v", options.verbose, "Say what the verifier refuses");
   app.add_option("--cpu-seconds", options.cpu_seconds, "CPU time after which a batch counts as endless");
   std::optional<uint64_t> fatal;
-  app.add_option("--plant-fatal", fatal, "End the process in the link of this seed: a trial of what then happens");
+  app.add_option("--plant-fatal", fatal,
+                 "End the process in the link of this seed: a trial of what then happens");
   CLI11_PARSE(app, argc, argv);
   if (fatal) {
     fatal_name = name_of(*fatal);
