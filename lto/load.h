@@ -15,8 +15,8 @@ Expected<Pipeline> load_pipeline(const Manifest &manifest);
 /// The same for bare objects, without a manifest.
 Expected<Pipeline> load_objects(const std::vector<std::string> &paths);
 
-/// Name, CPU and prog-array policies as link options, with what the profile beside the manifest holds.
-/// Errors: a prog array or scratch map that does not exist; a file in the profile's place that is none.
+/// Name, CPU and prog-array policies as link options, with what the profile beside the manifest holds. Errors:
+/// a prog array or scratch map that does not exist; a file in the profile's place that is none.
 Expected<LinkOptions> link_options(const Manifest &manifest, const Pipeline &pipeline);
 
 /// The initial map contents that the manifest names; empty if it names none. Errors: an unreadable or wrong

@@ -160,8 +160,9 @@ private:
 
   std::vector<NamedPlace> names(const YamlNode &node, const std::string &what) {
     std::vector<NamedPlace> out;
-    each(node, what,
-         [&](const YamlNode &item) { out.push_back({name(item, "a name in " + what), item.place}); });
+    each(node, what, [&](const YamlNode &item) {
+      out.push_back({name(item, "a name in " + what), item.place});
+    });
     return out;
   }
 
@@ -371,12 +372,13 @@ private:
   }
 
   void target(const YamlNode &node, Manifest &m) {
-    fields(
-        node, "target",
-        {{"cpu", [&](const YamlNode &n) { m.cpu = name(n, "cpu"); }},
-         {"kernel",
-          [&](const YamlNode &n) { m.kernel = choice<std::string>(n, "kernel", {{"running", "running"}}); }}},
-        {});
+    fields(node, "target",
+           {{"cpu", [&](const YamlNode &n) { m.cpu = name(n, "cpu"); }},
+            {"kernel",
+             [&](const YamlNode &n) {
+               m.kernel = choice<std::string>(n, "kernel", {{"running", "running"}});
+             }}},
+           {});
   }
 
   void gates(const YamlNode &node, ManifestGates &g) {

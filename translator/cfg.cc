@@ -163,8 +163,8 @@ Cfg build_cfg(const Program &program, const Subprogram &sub, bool end_at_tail_ca
     if (row.op == Op::ja || is_conditional(row.op)) {
       mark(jump_target(i, insns[i], row));
       mark(i + 1);
-    } else if (row.op == Op::exit || (end_at_tail_calls && row.op == Op::call_helper &&
-                                      uint32_t(insns[i].imm) == helper_tail_call)) {
+    } else if (row.op == Op::exit ||
+               (end_at_tail_calls && row.op == Op::call_helper && uint32_t(insns[i].imm) == helper_tail_call)) {
       mark(i + 1);
     }
   }

@@ -58,7 +58,8 @@ Error join_sorted(std::vector<Error> errors) {
           all.push_back(std::make_unique<LinkError>(ErrorKind::internal, other.message()));
         });
   auto key = [](const LinkError &e) { return std::tie(e.file, e.program, e.insn, e.message); };
-  std::stable_sort(all.begin(), all.end(), [&](const auto &a, const auto &b) { return key(*a) < key(*b); });
+  std::stable_sort(all.begin(), all.end(),
+                   [&](const auto &a, const auto &b) { return key(*a) < key(*b); });
   Error out = Error::success();
   for (auto &le : all)
     out = llvm::joinErrors(std::move(out), Error(std::move(le)));

@@ -16,27 +16,20 @@ enum class Arg : uint8_t {
   scalar,
   ctx,
   map,
-  key,          ///< read, map's key_size
-  value,        ///< read, map's value_size
-  value_out,    ///< written, map's value_size
-  mem_read,     ///< read; the size is the next argument
-  mem_write,    ///< written; the size is the next argument (bytes need not be initialised before)
-  mem_rw,       ///< read and written
-  size,         ///< byte count of the memory argument before it
-  fixed_mem,    ///< read and written; size HelperEffects::fixed_size
-  func,         ///< address of a callback subprogram
+  key,        ///< read, map's key_size
+  value,      ///< read, map's value_size
+  value_out,  ///< written, map's value_size
+  mem_read,   ///< read; the size is the next argument
+  mem_write,  ///< written; the size is the next argument (bytes need not be initialised before)
+  mem_rw,     ///< read and written
+  size,       ///< byte count of the memory argument before it
+  fixed_mem,  ///< read and written; size HelperEffects::fixed_size
+  func,       ///< address of a callback subprogram
   callback_ctx, ///< pointer handed on to the callback
-  any,          ///< scalar or any pointer; may be captured
+  any,        ///< scalar or any pointer; may be captured
 };
 
-enum class Ret : uint8_t {
-  scalar,
-  none,
-  map_value_or_null,
-  map_or_value_or_null,
-  mem_or_null,
-  object_or_null
-};
+enum class Ret : uint8_t { scalar, none, map_value_or_null, map_or_value_or_null, mem_or_null, object_or_null };
 
 /// Arguments that helpers take as addresses; `any` may be one.
 bool is_pointer(Arg arg);
@@ -44,12 +37,9 @@ bool is_pointer(Arg arg);
 /// Memory that a helper may touch beside its pointer arguments.
 enum Touch : uint16_t {
   touch_nothing = 0,
-  reads_packet = 1,
-  writes_packet = 2,
-  reads_ctx = 4,
-  writes_ctx = 8, ///< the context struct, cb and mark included
-  reads_maps = 16,
-  writes_maps = 32, ///< values of maps that programs can have pointers to
+  reads_packet = 1, writes_packet = 2,
+  reads_ctx = 4, writes_ctx = 8,       ///< the context struct, cb and mark included
+  reads_maps = 16, writes_maps = 32,   ///< values of maps that programs can have pointers to
   touches_everything = reads_packet | writes_packet | reads_ctx | writes_ctx | reads_maps | writes_maps,
 };
 
@@ -83,8 +73,8 @@ const Helper *find_helper(std::string_view name);
 const HelperEffects *find_effects(uint32_t id);
 std::span<const HelperEffects> effects_table();
 
-/// For the tests that show what a wrong row does: asked first by find_effects() if set; null leaves the row
-/// as it is. Set only while nothing is translated.
+/// For the tests that show what a wrong row does: asked first by find_effects() if set; null leaves the row as it is. Set
+/// only while nothing is translated.
 using EffectsOverride = const HelperEffects *(*)(uint32_t id);
 extern EffectsOverride effects_override_for_tests;
 

@@ -30,70 +30,34 @@ static_assert(sizeof(Insn) == 8);
 /// What an instruction does, independent of width and operand form.
 enum class Op : uint8_t {
   // dst = dst op operand, in InsnRow::width bits; a 32-bit result is zero-extended.
-  add,
-  sub,
-  mul,
-  div,
-  sdiv,
-  mod,
-  smod,
-  or_,
-  and_,
-  xor_,
-  lsh,
-  rsh,
-  arsh,
-  neg,
+  add, sub, mul, div, sdiv, mod, smod, or_, and_, xor_, lsh, rsh, arsh, neg,
   mov,
   movsx, ///< sign-extends the low InsnRow::bits of src
   cpu,   ///< verified form: number of this CPU; no call, so r1 to r5 survive it
   // byte order: operates on the low InsnRow::bits of dst and zero-extends
-  to_le,
-  to_be,
-  bswap,
+  to_le, to_be, bswap,
   // memory: InsnRow::bits is the access size
-  load,
-  load_sx,
-  load_probe,
-  load_probe_sx, ///< verified form: 0 where the address may not be read
+  load, load_sx,
+  load_probe, load_probe_sx, ///< verified form: 0 where the address may not be read
   store,
-  atomic_add,
-  atomic_or,
-  atomic_and,
-  atomic_xor,
-  atomic_xchg,
-  atomic_cmpxchg,
-  load_acquire,
-  store_release,
-  ld_abs,
-  ld_ind,
+  atomic_add, atomic_or, atomic_and, atomic_xor, atomic_xchg, atomic_cmpxchg,
+  load_acquire, store_release,
+  ld_abs, ld_ind,
   // 64-bit immediates, by what `src` says they mean
   ld_imm64,     ///< a number
   ld_map,       ///< imm: MapId in canonical form
   ld_map_value, ///< imm: MapId, second slot's imm: byte offset into the map's (first) value
-  ld_btf_id, ///< imm: BTF id of a kernel variable (verified form: 0, its name is a KernelCall): object form
-             ///< refuses it
-  ld_func,   ///< imm: slot distance to a subprogram, as for call_local (from the slot after the first)
-  ld_map_idx,
-  ld_map_idx_value, ///< fd_array forms: refused outside the loader
+  ld_btf_id,    ///< imm: BTF id of a kernel variable (verified form: 0, its name is a KernelCall): object form refuses it
+  ld_func,      ///< imm: slot distance to a subprogram, as for call_local (from the slot after the first)
+  ld_map_idx, ld_map_idx_value, ///< fd_array forms: refused outside the loader
   // control flow
-  ja, ///< target by offset (width 16) or by imm (width 32)
-  jeq,
-  jne,
-  jgt,
-  jge,
-  jlt,
-  jle,
-  jsgt,
-  jsge,
-  jslt,
-  jsle,
-  jset,
+  ja,                                        ///< target by offset (width 16) or by imm (width 32)
+  jeq, jne, jgt, jge, jlt, jle, jsgt, jsge, jslt, jsle, jset,
   may_goto,
   call_helper, ///< imm: helper id
   call_local,  ///< imm: slot distance to a subprogram
   call_kfunc,
-  callx, ///< call through a register
+  callx,       ///< call through a register
   exit,
 };
 
@@ -110,11 +74,11 @@ struct FieldRule {
 struct InsnRow {
   Op op;
   uint8_t opcode;
-  Operand source;                  ///< where the second operand comes from
-  uint8_t width;                   ///< operation width: 32 or 64; for `ja` 16 or 32 (width of the distance)
-  uint8_t bits;                    ///< access or extension size: 8, 16, 32, 64; 0 where it has no meaning
-  bool fetch;                      ///< atomics: the old value is returned
-  uint8_t version;                 ///< first ISA version that has it (-mcpu=vN); 5 for what came after v4
+  Operand source;     ///< where the second operand comes from
+  uint8_t width;      ///< operation width: 32 or 64; for `ja` 16 or 32 (width of the distance)
+  uint8_t bits;       ///< access or extension size: 8, 16, 32, 64; 0 where it has no meaning
+  bool fetch;         ///< atomics: the old value is returned
+  uint8_t version;    ///< first ISA version that has it (-mcpu=vN); 5 for what came after v4
   FieldRule dst, src, offset, imm; ///< `equals` fields select the row, the others are checked after
   /// The pattern that printer and assembler share. Literal but for: $d $s registers dst and src as rN,
   /// $D $S as wN, $i imm, $o offset of a memory operand (" + 4"), $x offset as a number, $j $J distance of a
@@ -155,11 +119,11 @@ inline int64_t call_target(uint32_t at, const Insn &insn) { return int64_t(at) +
 /// Slot that a jump at slot `at` goes to (may lie outside of the program; check_program() refuses that).
 int64_t jump_target(uint32_t at, const Insn &insn, const InsnRow &row);
 
-bool is_conditional(Op op); ///< jeq .. jset, may_goto
-bool is_atomic(Op op);      ///< atomic_*, load_acquire, store_release
-bool is_ld_imm64(Op op);    ///< all two-slot forms
-bool writes_dst(Op op);     ///< dst is a result (atomics with fetch write src, or r0 for cmpxchg)
-bool is_sink(Op op);        ///< control never reaches the next slot: ja, exit
+bool is_conditional(Op op);   ///< jeq .. jset, may_goto
+bool is_atomic(Op op);        ///< atomic_*, load_acquire, store_release
+bool is_ld_imm64(Op op);      ///< all two-slot forms
+bool writes_dst(Op op);       ///< dst is a result (atomics with fetch write src, or r0 for cmpxchg)
+bool is_sink(Op op);          ///< control never reaches the next slot: ja, exit
 
 /// Decodes little-endian bytes. Errors: length not a multiple of 8.
 Expected<std::vector<Insn>> decode_bytes(std::span<const uint8_t> bytes);

@@ -39,7 +39,7 @@ struct Provenance {
   bool exact = false; ///< `offset` is known
   bool maybe_null = false;
   bool aligned = false; ///< map_object, map_value: values of the map(s) begin at multiples of 8
-  uint32_t id = 0;      ///< map_object, map_value: MapId or any_map
+  uint32_t id = 0; ///< map_object, map_value: MapId or any_map
   int64_t offset = 0;
 
   friend bool operator==(const Provenance &, const Provenance &) = default;

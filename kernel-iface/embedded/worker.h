@@ -17,7 +17,7 @@ struct WorkerLimits {
   /// `patience` times as much of wall time.
   std::chrono::milliseconds time{60'000};
   static constexpr int patience = 20;
-  uint64_t memory_bytes = 0; ///< the child may allocate this much more; 0: no limit
+  uint64_t memory_bytes = 0;              ///< the child may allocate this much more; 0: no limit
 };
 
 /// How a worker ended that gave no result. Addresses are valid in the parent too: code that was loaded before

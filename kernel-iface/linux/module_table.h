@@ -1,6 +1,6 @@
 /* What write_module() tells a module's own code (module_init.c): what it has to find in the kernel that it is
- * loaded into. Shared by C and C++. Members named `..._at` are byte offsets in structs of that kernel;
- * `name`s and tables are offsets from the start of the table. */
+ * loaded into. Shared by C and C++. Members named `..._at` are byte offsets in structs of that kernel; `name`s
+ * and tables are offsets from the start of the table. */
 #ifndef UJIT_MODULE_TABLE_H
 #define UJIT_MODULE_TABLE_H
 
@@ -9,12 +9,12 @@
 /* What init returns, negated. Numbers that the kernel's loader does not use itself, so that each has one
  * meaning; what bpf() and the loader return passes through. */
 enum ujit_module_error {
-  ujit_symbol_moved = 116,   /* ESTALE */
-  ujit_name_taken = 76,      /* ENOTUNIQ */
-  ujit_map_differs = 78,     /* EREMCHG */
-  ujit_map_shape = 117,      /* EUCLEAN */
-  ujit_program_differs = 52, /* EBADE */
-  ujit_program_changed = 74, /* EBADMSG */
+  ujit_symbol_moved = 116,    /* ESTALE */
+  ujit_name_taken = 76,       /* ENOTUNIQ */
+  ujit_map_differs = 78,      /* EREMCHG */
+  ujit_map_shape = 117,       /* EUCLEAN */
+  ujit_program_differs = 52,  /* EBADE */
+  ujit_program_changed = 74,  /* EBADMSG */
 };
 
 struct ujit_symbol {

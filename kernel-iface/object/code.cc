@@ -23,7 +23,7 @@ namespace {
 
 constexpr uint8_t op_ld_imm64 = 0x18, op_call = 0x85;
 constexpr uint8_t src_map = 1, src_map_value = 2, src_func = 4; // of ld_imm64
-constexpr uint8_t src_call_local = 1, src_call_kfunc = 2;       // of call
+constexpr uint8_t src_call_local = 1, src_call_kfunc = 2;        // of call
 
 class Reader {
 public:

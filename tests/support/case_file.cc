@@ -58,8 +58,9 @@ public:
   Expected<Case> run() {
     if (Error e = split())
       return e;
-    for (auto step : {&CaseParser::declare, &CaseParser::fill_map, &CaseParser::read_program,
-                      &CaseParser::read_changes, &CaseParser::read_values})
+    for (auto step :
+         {&CaseParser::declare, &CaseParser::fill_map, &CaseParser::read_program, &CaseParser::read_changes,
+          &CaseParser::read_values})
       for (const Section &section : sections)
         if (Error e = (this->*step)(section))
           return e;

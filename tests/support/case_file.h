@@ -10,8 +10,7 @@
 //         00000000: 0102         others: key bytes, value bytes
 //         data: 0102             data maps: all bytes of the value
 //         bound: NAME 0 4 0x7    data maps: a bound constant: offset, size, value
-//     -- change MAP              slots of a prog array set after the link and before the run: `3: leaf`, `3:`
-//     empties
+//     -- change MAP              slots of a prog array set after the link and before the run: `3: leaf`, `3:` empties
 //     -- memory                  hex bytes: r1 points there, r2 is their number (TYPE unspec)
 //     -- packet                  hex bytes; any number of sections (TYPE xdp unless given)
 //     -- result                  r0, one line for each input

@@ -30,48 +30,23 @@ std::string address(StringRef text) {
 
 std::string size_type(StringRef suffix) {
   return llvm::StringSwitch<std::string>(suffix)
-      .Case("b", "u8")
-      .Case("h", "u16")
-      .Case("w", "u32")
-      .Case("dw", "u64")
-      .Case("sb", "s8")
-      .Case("sh", "s16")
-      .Case("sw", "s32")
+      .Case("b", "u8").Case("h", "u16").Case("w", "u32").Case("dw", "u64")
+      .Case("sb", "s8").Case("sh", "s16").Case("sw", "s32")
       .Default("");
 }
 
 std::string arithmetic_symbol(StringRef name) {
   return llvm::StringSwitch<std::string>(name)
-      .Case("add", "+=")
-      .Case("sub", "-=")
-      .Case("mul", "*=")
-      .Case("div", "/=")
-      .Case("sdiv", "s/=")
-      .Case("mod", "%=")
-      .Case("smod", "s%=")
-      .Case("or", "|=")
-      .Case("and", "&=")
-      .Case("xor", "^=")
-      .Case("lsh", "<<=")
-      .Case("rsh", ">>=")
-      .Case("arsh", "s>>=")
-      .Case("mov", "=")
+      .Case("add", "+=").Case("sub", "-=").Case("mul", "*=").Case("div", "/=").Case("sdiv", "s/=")
+      .Case("mod", "%=").Case("smod", "s%=").Case("or", "|=").Case("and", "&=").Case("xor", "^=")
+      .Case("lsh", "<<=").Case("rsh", ">>=").Case("arsh", "s>>=").Case("mov", "=")
       .Default("");
 }
 
 std::string compare_symbol(StringRef name) {
   return llvm::StringSwitch<std::string>(name)
-      .Case("jeq", "==")
-      .Case("jne", "!=")
-      .Case("jgt", ">")
-      .Case("jge", ">=")
-      .Case("jlt", "<")
-      .Case("jle", "<=")
-      .Case("jsgt", "s>")
-      .Case("jsge", "s>=")
-      .Case("jslt", "s<")
-      .Case("jsle", "s<=")
-      .Case("jset", "&")
+      .Case("jeq", "==").Case("jne", "!=").Case("jgt", ">").Case("jge", ">=").Case("jlt", "<").Case("jle", "<=")
+      .Case("jsgt", "s>").Case("jsge", "s>=").Case("jslt", "s<").Case("jsle", "s<=").Case("jset", "&")
       .Default("");
 }
 
@@ -118,11 +93,9 @@ std::string rewrite(const std::vector<StringRef> &words) {
   if (name == "lddw" && count == 2)
     return formatv("{0} = {1} ll", operand(words[1], 'r'), words[2]);
   if (count == 2 && name.starts_with("ldx"))
-    return formatv("{0} = *({1} *)({2})", operand(words[1], 'r'), size_type(name.drop_front(3)),
-                   address(words[2]));
+    return formatv("{0} = *({1} *)({2})", operand(words[1], 'r'), size_type(name.drop_front(3)), address(words[2]));
   if (count == 2 && name.starts_with("stx"))
-    return formatv("*({0} *)({1}) = {2}", size_type(name.drop_front(3)), address(words[1]),
-                   operand(words[2], 'r'));
+    return formatv("*({0} *)({1}) = {2}", size_type(name.drop_front(3)), address(words[1]), operand(words[2], 'r'));
   if (count == 2 && name.starts_with("st"))
     return formatv("*({0} *)({1}) = {2}", size_type(name.drop_front(2)), address(words[1]), words[2]);
   if (count == 1 && (name.starts_with("le") || name.starts_with("be") || name.starts_with("bswap")))
@@ -142,8 +115,7 @@ std::string rewrite(const std::vector<StringRef> &words) {
   if (std::string symbol = arithmetic_symbol(name); !symbol.empty() && count == 2)
     return formatv("{0} {1} {2}", operand(words[1], kind), symbol, operand(words[2], kind));
   if (std::string symbol = compare_symbol(name); !symbol.empty() && count == 3)
-    return formatv("if {0} {1} {2} goto {3}", operand(words[1], kind), symbol, operand(words[2], kind),
-                   words[3]);
+    return formatv("if {0} {1} {2} goto {3}", operand(words[1], kind), symbol, operand(words[2], kind), words[3]);
   return "";
 }
 
@@ -167,8 +139,7 @@ Expected<std::string> translate_conformance(std::string_view text) {
     }
     std::string insn = rewrite(words);
     if (insn.empty())
-      return input_error(formatv("line {0} of the assembly: `{1}` is no instruction", number, line.trim()))
-          .error();
+      return input_error(formatv("line {0} of the assembly: `{1}` is no instruction", number, line.trim())).error();
     // The first `exit` is a label of that name.
     if (insn == "exit" && !std::exchange(exit_seen, true))
       insn = "exit: exit";

@@ -13,6 +13,7 @@
 namespace ujit {
 namespace {
 
+
 constexpr uint32_t helper_ktime_get_ns = 5, helper_get_smp_processor_id = 8;
 
 uint64_t address_of(const void *p) { return reinterpret_cast<uint64_t>(p); }
