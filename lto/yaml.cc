@@ -21,6 +21,7 @@ namespace {
 
 constexpr size_t max_bytes = 1 << 20;
 constexpr unsigned max_depth = 32;
+constexpr unsigned max_commas = 32; ///< with nothing between them; the parser recurses for each
 
 Error yaml_error(const std::string &path, Place place, std::string message) {
   return input_error(place.text() + ": " + std::move(message)).in_file(path).error();
@@ -34,7 +35,8 @@ Error check_text(std::string_view text, const std::string &path) {
         .in_file(path)
         .error();
   Place place{1, 1};
-  bool line_start = true;
+  bool line_start = true, comment = false;
+  unsigned commas = 0;
   for (size_t i = 0; i < text.size();) {
     const auto c = static_cast<unsigned char>(text[i]);
     const unsigned length =
@@ -48,6 +50,12 @@ Error check_text(std::string_view text, const std::string &path) {
       return yaml_error(path, place, llvm::formatv("control character {0:x2}", unsigned(c)));
     if (c == '%' && place.column == 1)
       return yaml_error(path, place, "YAML directives are not used in manifests");
+    comment = c != '\n' && c != '\r' &&
+              (comment || (c == '#' && (i == 0 || llvm::StringRef(" \t\r\n,").contains(text[i - 1]))));
+    if (c == ',' && !comment && ++commas > max_commas)
+      return yaml_error(path, place, llvm::formatv("more than {0} commas in a row", max_commas));
+    if (!comment && !llvm::StringRef(" \t\r\n,").contains(char(c)))
+      commas = 0;
     if (c == '\n') {
       place = {place.line + 1, 1};
       line_start = true;

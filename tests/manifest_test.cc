@@ -222,6 +222,13 @@ TEST(Manifest, HostileTextIsRefused) {
   for (int i = 0; i < 300; ++i)
     indented += std::string(size_t(i), ' ') + "a:\n";
   EXPECT_NE(error_of(indented).find("nested more than"), std::string::npos);
+  // LLVM's parser recurses for each comma without anything before it.
+  std::string commented;
+  for (int i = 0; i < 30'000; ++i)
+    commented += i % 2 ? ", # more\n" : ", # more\r";
+  for (const std::string &commas : {std::string(300'000, ','), commented})
+    EXPECT_NE(error_of("ujit-lto: [" + commas).find("commas in a row"), std::string::npos);
+  EXPECT_EQ(error_of("ujit-lto: 1\nentries: [ a, # one,,\n b, ]\n").find("commas"), std::string::npos);
   EXPECT_NE(error_of("a: &x [1]\nb: *x\n").find("anchors and aliases"), std::string::npos);
 }
 
