@@ -12,10 +12,10 @@ status=$?
 [ -f "$results" ] || { cat "$build/tests.log"; echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 
 guests_failed=0
+rm -f "$build"/guest-*.counts # of an earlier run
 if [ -n "$UJIT_NO_GUEST" ]; then
   echo "skipped: guest kernels: UJIT_NO_GUEST is set"
 else
-  rm -f "$build"/guest-*.counts
   BUILD=$build "$(dirname "$0")/guest/check" tests all 2>"$build/guest.errors"
   case $? in
   0) ;;
