@@ -18,8 +18,8 @@ done
 first=$1
 shift
 same_image() {
-  for build in "$first" "$1"; do
-    "$build/ujit-lto" link --no-debug -o "$build/same.ujit.o" "$2" >/dev/null || return 1
+  for one in "$first" "$1"; do
+    "$one/ujit-lto" link --no-debug -o "$one/same.ujit.o" "$2" >/dev/null || return 1
   done
   cmp "$first/same.ujit.o" "$1/same.ujit.o"
 }
