@@ -221,7 +221,37 @@ private:
     StoreInst *store;
     Piece piece;
     int64_t to; ///< offset
+    unsigned size() const { return piece.bytes; }
   };
+
+  /// Of stores to one place, those that are a word without a gap go to `merge`, which says whether they
+  /// became one; the widest words first.
+  template <class T>
+  static bool merge_runs(std::vector<T> &stores, function_ref<bool(ArrayRef<T>, unsigned bytes)> merge) {
+    std::ranges::stable_sort(stores, {}, &T::to);
+    bool any = false;
+    for (ArrayRef<T> rest = stores; !rest.empty();) {
+      size_t taken = 0;
+      for (unsigned bytes : {8u, 4u, 2u})
+        if (size_t n = run_of(rest, bytes); n > 1 && merge(rest.take_front(n), bytes)) {
+          taken = n;
+          break;
+        }
+      any |= taken != 0;
+      rest = rest.drop_front(std::max<size_t>(taken, 1));
+    }
+    return any;
+  }
+
+  /// Number of stores at the front that are `bytes` without a gap; 0: none are.
+  template <class T>
+  static size_t run_of(ArrayRef<T> stores, unsigned bytes) {
+    unsigned have = 0;
+    for (size_t n = 0; n < stores.size() && stores[n].to == stores[0].to + have; ++n)
+      if ((have += stores[n].size()) >= bytes)
+        return have == bytes ? n + 1 : 0;
+    return 0;
+  }
 
   bool copies(BasicBlock &block) {
     std::map<std::tuple<Value *, Value *, int64_t>, std::vector<Copy>> groups;
@@ -242,30 +272,10 @@ private:
       group.push_back({s, {l, from, l->getType()->getIntegerBitWidth() / 8, 0}, to.offset});
     }
     bool any = false;
-    for (const auto &key : order) {
-      std::vector<Copy> &group = groups[key];
-      std::ranges::stable_sort(group, {}, &Copy::to);
-      for (size_t i = 0; i < group.size();) {
-        size_t taken = 0;
-        for (unsigned bytes : {8u, 4u, 2u})
-          if (size_t n = run_of(group, i, bytes); n > 1 && copy_word(ArrayRef(group).slice(i, n), bytes)) {
-            taken = n;
-            break;
-          }
-        any |= taken != 0;
-        i += std::max<size_t>(taken, 1);
-      }
-    }
+    for (const auto &key : order)
+      any |= merge_runs<Copy>(
+          groups[key], [&](ArrayRef<Copy> copies, unsigned bytes) { return copy_word(copies, bytes); });
     return any;
-  }
-
-  /// Number of copies from `i` on that are `bytes` without a gap; 0: none are.
-  static size_t run_of(ArrayRef<Copy> group, size_t i, unsigned bytes) {
-    unsigned have = 0;
-    for (size_t n = 0; i + n < group.size() && group[i + n].to == group[i].to + have; ++n)
-      if ((have += group[i + n].piece.bytes) >= bytes)
-        return have == bytes ? n + 1 : 0;
-    return 0;
   }
 
   bool copy_word(ArrayRef<Copy> copies, unsigned bytes) {
@@ -303,9 +313,10 @@ private:
 
   struct Constant {
     StoreInst *store;
-    int64_t offset;
+    int64_t to; ///< offset
     unsigned bytes;
     uint64_t value;
+    unsigned size() const { return bytes; }
   };
 
   /// Fields of a map's value that are set to constants one by one, mostly to 0, are set by words. They are
@@ -319,30 +330,10 @@ private:
           groups[at.base].push_back({s, at.offset, c->getBitWidth() / 8, c->getZExtValue()});
         }
     bool any = false;
-    for (auto &[base, group] : groups) {
-      std::ranges::stable_sort(group, {}, &Constant::offset);
-      for (size_t i = 0; i < group.size();) {
-        size_t taken = 0;
-        for (unsigned bytes : {8u, 4u, 2u})
-          if (size_t n = run_of(ArrayRef(group).drop_front(i), bytes);
-              n > 1 && store_word(ArrayRef(group).slice(i, n), bytes)) {
-            taken = n;
-            break;
-          }
-        any |= taken != 0;
-        i += std::max<size_t>(taken, 1);
-      }
-    }
+    for (auto &[base, group] : groups)
+      any |= merge_runs<Constant>(
+          group, [&](ArrayRef<Constant> parts, unsigned bytes) { return store_word(parts, bytes); });
     return any;
-  }
-
-  /// Number of stores at the front that are `bytes` without a gap; 0: none are.
-  static size_t run_of(ArrayRef<Constant> group, unsigned bytes) {
-    unsigned have = 0;
-    for (size_t n = 0; n < group.size() && group[n].offset == group[0].offset + have; ++n)
-      if ((have += group[n].bytes) >= bytes)
-        return have == bytes ? n + 1 : 0;
-    return 0;
   }
 
   bool store_word(ArrayRef<Constant> parts, unsigned bytes) {
@@ -352,14 +343,14 @@ private:
       if (c.store->getMetadata(LLVMContext::MD_tbaa) != parts[0].store->getMetadata(LLVMContext::MD_tbaa))
         return false;
       stores.push_back(c.store);
-      word |= c.value << 8 * (c.offset - parts[0].offset);
+      word |= c.value << 8 * (c.to - parts[0].to);
     }
     if (parts[0].store->getAlign() < bytes || !isInt<32>(int64_t(word))) // an immediate operand
       return false;
     auto [first, last] = ends<StoreInst>(stores);
     IRBuilder<> b(last);
     Value *pointer = address(b, last->getPointerOperand(),
-                             parts[0].offset - place_of(last->getPointerOperand(), layout_).offset);
+                             parts[0].to - place_of(last->getPointerOperand(), layout_).offset);
     auto is_ours = [&](Instruction *i) { return isa<StoreInst>(i) && is_contained(stores, i); };
     if (!is_untouched(first, last, location(pointer, bytes, last), true, is_ours)) {
       RecursivelyDeleteTriviallyDeadInstructions(pointer);

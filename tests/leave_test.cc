@@ -7,6 +7,7 @@
 #include "lto/report.h"
 #include "lto/single_fetch.h"
 #include "tests/differential/generator.h"
+#include "tests/example.h"
 #include "tests/paths.h"
 #include "tests/support/leave_bed.h"
 
@@ -174,32 +175,27 @@ TEST(Leaving, GeneratedPipelinesAgree) {
 class LeavingEdgeLb : public testing::TestWithParam<const char *> {};
 
 TEST_P(LeavingEdgeLb, Agrees) {
-  const std::string path = binary_dir() + "/edge-lb/" + GetParam() + ".ujit.yaml";
   const std::string pcap = binary_dir() + "/edge-lb/edge-lb.pcap";
-  if (!std::filesystem::exists(path) || !std::filesystem::exists(pcap))
-    GTEST_SKIP() << path << " is not built";
-  auto manifest = read_manifest(path);
-  ASSERT_TRUE(bool(manifest)) << llvm::toString(manifest.takeError());
-  auto pipeline = load_pipeline(*manifest);
-  ASSERT_TRUE(bool(pipeline)) << llvm::toString(pipeline.takeError());
-  auto options = link_options(*manifest, *pipeline);
-  ASSERT_TRUE(bool(options)) << llvm::toString(options.takeError());
-  auto seeds = load_seed(*manifest);
+  std::optional<Example> example = read_example(GetParam());
+  if (!example || !std::filesystem::exists(pcap))
+    GTEST_SKIP() << GetParam() << " is not built";
+  auto &[manifest, pipeline, options] = *example;
+  auto seeds = load_seed(manifest);
   ASSERT_TRUE(bool(seeds)) << llvm::toString(seeds.takeError());
   auto packets = read_pcap(pcap);
   ASSERT_TRUE(bool(packets)) << llvm::toString(packets.takeError());
-  Job job{pipeline->entries[0], {}};
+  Job job{pipeline.entries[0], {}};
   for (size_t i = 0; i < packets->size() && job.inputs.size() < 300; i += 7)
     job.inputs.push_back((*packets)[i].bytes);
-  options->policies.clear(); // everything is guarded
+  options.policies.clear(); // everything is guarded
   Total total;
   for (const std::string &problem :
-       check(*pipeline, *pipeline, *options, *seeds, {&job, 1}, 1, total, /*may_reach_limit=*/false))
+       check(pipeline, pipeline, options, *seeds, {&job, 1}, 1, total, /*may_reach_limit=*/false))
     ADD_FAILURE() << problem;
   total.print();
-  auto image = link_for_kernel(*pipeline, *options);
+  auto image = link_for_kernel(pipeline, options);
   ASSERT_TRUE(bool(image)) << llvm::toString(image.takeError());
-  auto fetches = check_single_fetch(image->result.image.object, *pipeline);
+  auto fetches = check_single_fetch(image->result.image.object, pipeline);
   ASSERT_TRUE(bool(fetches)) << llvm::toString(fetches.takeError());
   EXPECT_TRUE(fetches->repeated.empty());
   EXPECT_EQ(total.unfused, 0u);

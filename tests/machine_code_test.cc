@@ -1,11 +1,10 @@
 // Single fetch on the machine code of real and planted images.
 #include "lto/codegen.h"
 #include "lto/link.h"
-#include "lto/load.h"
 #include "lto/optimise.h"
 #include "lto/single_fetch.h"
+#include "tests/example.h"
 #include "tests/paths.h"
-
 #include "tests/support/case_file.h"
 #include "translator/assembler.h"
 #include "translator/lower.h"
@@ -15,8 +14,6 @@
 #include "llvm/Support/SourceMgr.h"
 
 #include "gtest/gtest.h"
-
-#include <filesystem>
 
 namespace ujit {
 namespace {
@@ -37,19 +34,13 @@ class EdgeLb : public testing::TestWithParam<std::tuple<const char *, PlanOption
 
 TEST_P(EdgeLb, FetchesOnce) {
   auto [name, mode] = GetParam();
-  const std::string path = binary_dir() + "/edge-lb/" + name + ".ujit.yaml";
-  if (!std::filesystem::exists(path))
-    GTEST_SKIP() << path << " is not built";
-  auto manifest = read_manifest(path);
-  ASSERT_TRUE(bool(manifest)) << llvm::toString(manifest.takeError());
-  auto pipeline = load_pipeline(*manifest);
-  ASSERT_TRUE(bool(pipeline)) << llvm::toString(pipeline.takeError());
-  auto options = link_options(*manifest, *pipeline);
-  ASSERT_TRUE(bool(options)) << llvm::toString(options.takeError());
-  options->plan.mode = mode;
-  auto linked = link(*pipeline, *options);
+  std::optional<Example> example = read_example(name);
+  if (!example)
+    GTEST_SKIP() << name << " is not built";
+  example->options.plan.mode = mode;
+  auto linked = link(example->pipeline, example->options);
   ASSERT_TRUE(bool(linked)) << llvm::toString(linked.takeError());
-  auto result = check_single_fetch(linked->image.object, *pipeline);
+  auto result = check_single_fetch(linked->image.object, example->pipeline);
   ASSERT_TRUE(bool(result)) << llvm::toString(result.takeError());
   EXPECT_GT(result->loads, 50u);
   EXPECT_LT(result->folded, (result->loads + result->folded) / 4) << "the check sees the others";

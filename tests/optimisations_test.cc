@@ -3,7 +3,7 @@
 // off by its name.
 #include "kernel-iface/image/elf.h"
 #include "lto/link.h"
-#include "lto/load.h"
+#include "tests/example.h"
 #include "tests/paths.h"
 #include "tests/support/case_file.h"
 #include "tests/support/modes.h"
@@ -11,7 +11,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
 
 namespace ujit {
 namespace {
@@ -40,19 +39,10 @@ bool fires(const Pipeline &pipeline, LinkOptions options, std::string_view name)
 class Optimisations : public testing::TestWithParam<std::string_view> {};
 
 TEST_P(Optimisations, ChangesAnImage) {
-  for (const char *example : {"edge-lb-tc", "edge-lb"}) {
-    const std::string path = binary_dir() + "/edge-lb/" + example + ".ujit.yaml";
-    if (!std::filesystem::exists(path))
-      continue; // without a compiler for BPF
-    auto manifest = read_manifest(path);
-    ASSERT_TRUE(bool(manifest)) << llvm::toString(manifest.takeError());
-    auto pipeline = load_pipeline(*manifest);
-    ASSERT_TRUE(bool(pipeline)) << llvm::toString(pipeline.takeError());
-    auto options = link_options(*manifest, *pipeline);
-    ASSERT_TRUE(bool(options)) << llvm::toString(options.takeError());
-    if (fires(*pipeline, *options, GetParam()))
+  for (const char *name : {"edge-lb-tc", "edge-lb"})
+    if (std::optional<Example> example = read_example(name);
+        example && fires(example->pipeline, example->options, GetParam()))
       return;
-  }
   auto files = find_cases(source_dir() + "/tests/cases");
   ASSERT_TRUE(bool(files)) << llvm::toString(files.takeError());
   for (const std::string &file : *files) {
